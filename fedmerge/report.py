@@ -1,0 +1,172 @@
+"""What a run tells its reader: the table, the page `results.md`, and the figures beside `results.json`.
+
+A line of the table is a method at a target: the mean over its runs (seeds and chains) with their standard
+deviation. Nothing is ranked and nothing is left out.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fedmerge import evaluation, figures
+from fedmerge.comparison import REFERENCE, Line, grouped, last_stage
+from fedmerge.comparison import lines as table
+from fedmerge.results import STAGES, Results, read, to_json, validate
+
+__all__ = ["Line", "cells", "failures", "heading", "legend", "markdown", "read", "table", "validate", "write"]
+
+FIGURES = {
+    "Learning curves": ("learning_curves.png", figures.learning_curves),
+    "Mixing ratios": ("ratios.png", figures.ratios),
+    "Paired differences": ("paired.png", figures.paired),
+}
+
+
+def heading(lines: Sequence[Line]) -> list[str]:
+    """The names of the columns that `cells` fills."""
+    several = len({(line.target, line.target_cases) for line in lines}) > 1
+    where = ["target", "cases"] if several else []
+    return [*where, "method", *STAGES, f"to {REFERENCE}", "p", "target steps", "seconds", "runs"]
+
+
+def cells(line: Line, heading: Sequence[str]) -> list[str]:
+    """A line as texts, one for each column of `heading`."""
+    steps = sorted(set(line.target_steps))
+    texts = {
+        "target": line.target,
+        "cases": str(line.target_cases),
+        "method": line.method,
+        **{stage: _spread(line.dice.get(stage, ())) for stage in STAGES},
+        f"to {REFERENCE}": "" if line.method == REFERENCE else _spread(line.difference, "+.3f"),
+        "p": "" if line.p is None else _p(line.p),
+        "target steps": "–".join(str(step) for step in dict.fromkeys((*steps[:1], *steps[-1:]))),
+        "seconds": f"{sum(line.seconds) / len(line.seconds):.1f}" if line.seconds else "",
+        "runs": f"{line.runs - line.failed} of {line.runs}" if line.failed else str(line.runs),
+    }
+    return [texts[name] for name in heading]
+
+
+def failures(lines: Iterable[Line]) -> list[str]:
+    """One sentence for each different error of the rows that failed."""
+    return [f"{line.method} at {line.target} failed: {error}" for line in lines for error in line.errors]
+
+
+def legend(results: Results) -> list[str]:
+    """What the reader of the table has to know, in sentences; notes of the run itself come last."""
+    runs = {(row["seed"], row["chain"]) for row in results["rows"]}
+    spread = (
+        f"Mean ± standard deviation over {len(runs)} runs (seeds and chains)."
+        if len(runs) > 1
+        else "One run: there is no spread over seeds to show."
+    )
+    return [
+        f"Dice of the target's test cases, on the original grid. {spread}",
+        f"'to {REFERENCE}' is the method's last stage minus that of {REFERENCE}, run by run; p is Wilcoxon's "
+        "signed-rank test over the test cases (each averaged over the runs), not corrected for the number of "
+        "methods: it speaks of these trained models, not of another seed.",
+        "Target steps are gradient steps on the target's training cases: adaptation plus fine-tuning.",
+        *(note for note in results.get("notes", []) if isinstance(note, str)),
+    ]
+
+
+def markdown(results: Results) -> str:
+    """The page `results.md`: the table, what failed, Dice by label, forgetting, traffic and environment."""
+    lines = table(results)
+    names = heading(lines)
+    campaign = results["campaign"].get("campaign", results["campaign"])
+    parts = [
+        f"# Results of the campaign {campaign.get('name', '')}".rstrip(),
+        _grid(names, [cells(line, names) for line in lines]),
+        "\n".join(f"- {sentence}" for sentence in failures(lines)),
+        "\n".join(legend(results)),
+        _labels(results),
+        _forgetting(results),
+        "\n".join(f"![{name}]({file})" for name, (file, _) in FIGURES.items()),
+        _traffic(results),
+        "## Environment\n\n"
+        + "\n".join(f"- {name}: {value}" for name, value in results["environment"].items()),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write(results: Results, out: Path) -> list[Path]:
+    """Write `results.json`, `results.md` and the three figures into the folder `out`.
+
+    Returns:
+        the paths, `results.json` first.
+
+    Raises:
+        DataError: the results do not have the form; nothing is written.
+    """
+    texts = {"results.json": to_json(results), "results.md": markdown(results)}
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        part = out / f"{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(out / name)
+    for file, draw in FIGURES.values():
+        figures.save(draw(results), out / file)
+    return [out / file for file in (*texts, *(file for file, _ in FIGURES.values()))]
+
+
+def _spread(values: Sequence[float], form: str = ".3f") -> str:
+    if not values:
+        return "–"
+    mean, sd = evaluation.spread(values)
+    return f"{mean:{form}}" if len(values) == 1 else f"{mean:{form}} ± {sd:.3f}"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _grid(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _labels(results: Results) -> str:
+    """Dice of each label at the last stage; mean over cases, then over runs."""
+    labels: dict[str, None] = {}
+    lines: list[tuple[str, dict[str, list[float]]]] = []
+    groups = grouped(results["rows"])
+    several = len({key[:2] for key in groups}) > 1
+    for (target, target_cases, method), rows in groups.items():
+        found: dict[str, list[float]] = {}
+        for row in last_stage(rows).values():
+            by_label: dict[str, list[float]] = {}
+            for case in row["cases"]:
+                for label, dice in case["dice"].items():
+                    if dice is not None:
+                        by_label.setdefault(label, []).append(dice)
+            for label, values in by_label.items():
+                found.setdefault(label, []).append(sum(values) / len(values))
+        labels.update(dict.fromkeys(found))
+        lines.append((f"{method} ({target}, {target_cases} cases)" if several else method, found))
+    if not labels:
+        return ""
+    body = [[name, *(_spread(found.get(label, ())) for label in labels)] for name, found in lines]
+    return "## Dice by label, last stage\n\n" + _grid(["method", *labels], body)
+
+
+def _forgetting(results: Results) -> str:
+    """Dice of each model's body, with a source's own heads and norms, on that source's task."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for record in results["forgetting"]:
+        if record["dice"] is not None:
+            found.setdefault((record["weights"], record["task"]), []).append(record["dice"])
+    tasks = list(dict.fromkeys(task for _, task in found))
+    weights = list(dict.fromkeys(name for name, _ in found))
+    if not found:
+        return ""
+    body = [[name, *(_spread(found.get((name, task), ())) for task in tasks)] for name in weights]
+    return "## Forgetting: Dice on each source's own task\n\n" + _grid(["weights", *tasks], body)
+
+
+def _traffic(results: Results) -> str:
+    totals: dict[tuple[str, str, str], list[int]] = {}
+    for message in results["traffic"]:
+        totals.setdefault((message["from"], message["to"], message["what"]), []).append(message["bytes"])
+    if not totals:
+        return ""
+    body = [[*key, str(len(sizes)), f"{sum(sizes):,}"] for key, sizes in totals.items()]
+    return "## Traffic\n\n" + _grid(["from", "to", "what", "messages", "bytes"], body)
