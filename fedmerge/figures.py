@@ -25,7 +25,7 @@ INK, GREY, PALE = "#222222", "#767676", "#d9d9d9"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES: tuple[LineStyleType, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 DOTS: LineStyleType = (0, (1, 2))
-NOTES = {"mean": 1.09, "cases ahead": 1.24, "p": 1.34}  # columns right of the paired differences
+NOTES = {"mean": 1.09, "cases ahead": 1.24, "p": 1.36}  # columns right of the paired differences
 TOGETHER = 5  # so many methods share a panel; more get a panel each, beside T-IMM
 
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -42,9 +42,10 @@ def save(figure: Figure, path: Path) -> None:
 def learning_curves(results: Results) -> Figure:
     """Validation Dice against the target's steps: thin lines are runs, thick lines their mean."""
     panels = []
-    for part, methods in _by_part(results).items():
+    parts = _by_part(results)
+    for part, methods in parts.items():
         curves = {method: found for method, rows in methods.items() if (found := _curves(rows))}
-        panels += _curve_panels(part, curves) if curves else []
+        panels += _curve_panels(part, curves, several=len(parts) > 1) if curves else []
     if not panels:
         return _sentence("No row has a learning curve.")
     wide = max(len(curves) for _, curves in panels) > 2 or len(panels) == 1
@@ -64,9 +65,9 @@ def learning_curves(results: Results) -> Figure:
         if i + columns >= len(panels):
             ax.set_xlabel("target steps", fontsize=9, color=INK)
             ax.tick_params(labelbottom=True)
-    figure.legend(
-        handles=_curve_key(results, wide), loc="outside lower center", ncols=4, frameon=False, fontsize=8
-    )
+    key = _curve_key(results, wide)
+    if key:
+        figure.legend(handles=key, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
@@ -122,9 +123,11 @@ def paired(results: Results) -> Figure:
         _draw_paired(ax, others)
         if len(panels) > 1:
             ax.set_title(f"{target}, {cases} training cases", fontsize=9, loc="left", color=INK)
+    several_runs = any(len(by_run) > 1 for _, others in panels for _, (_, by_run, _) in others)
     axes[-1].set_xlabel(
         f"Dice minus that of {REFERENCE}, same test case\n"
-        "dot: a test case, mean over runs; box: quartiles and median; whiskers: 5 to 95 %; diamond: a run",
+        "dot: a test case, mean over runs; box: quartiles and median; whiskers: 5 to 95 %"
+        + ("; diamond: a run" if several_runs else ""),
         fontsize=8,
         color=INK,
     )
@@ -170,22 +173,27 @@ def _adaptation_steps(results: Results) -> int | None:
     return ends.pop() if len(ends) == 1 else None
 
 
-def _curve_panels(part: Part, methods: Mapping[str, list[Curve]]) -> list[tuple[str, dict[str, list[Curve]]]]:
+def _curve_panels(
+    part: Part, methods: Mapping[str, list[Curve]], *, several: bool
+) -> list[tuple[str, dict[str, list[Curve]]]]:
     """Title and curves of each panel: all methods in one, or one method each beside T-IMM."""
     target, cases = part
     if len(methods) <= TOGETHER:
         return [(f"{target}, {cases} training cases", dict(methods))]
     reference = {m: curves for m, curves in methods.items() if m == REFERENCE}
-    return [(f"{m} ({target})", {**reference, m: curves}) for m, curves in methods.items() if m != REFERENCE]
+    where = f", {target}, {cases} cases" if several else ""
+    return [(m + where, {**reference, m: curves}) for m, curves in methods.items() if m != REFERENCE]
 
 
 def _curve_key(results: Results, wide: bool) -> list[Line2D]:
     """What the kinds of lines mean; the names of the methods stand at the panels."""
-    key = [] if wide else [Line2D([], [], color=INK, linewidth=2.0, label=REFERENCE)]
+    known = any(row["method"] == REFERENCE for row in results["rows"])
+    key = []
     if not wide:
-        key.append(
-            Line2D([], [], color=COLOURS[0], linestyle=DASHES[1], linewidth=2.0, label="the panel's method")
+        ours = Line2D(
+            [], [], color=COLOURS[0], linestyle=DASHES[1], linewidth=2.0, label="the panel's method"
         )
+        key += [ours, Line2D([], [], color=INK, linewidth=2.0, label=REFERENCE)][: 1 + known]
     if len({(row["seed"], row["chain"]) for row in results["rows"]}) > 1:
         key.append(Line2D([], [], color=GREY, linewidth=0.7, label="a run (thick: mean)"))
     if _adaptation_steps(results) is not None:
