@@ -1,0 +1,161 @@
+"""Nets by name, built from settings that a campaign file can hold.
+
+Every net maps images (B, C, *S) to logits (B, K, *S), background included, normalises by instance (no running
+statistics: buffers do not travel) and has no in-place activation.
+
+    >>> from fedmerge import nets
+    >>> settings = {"name": "isensee2017", "base_filters": 4, "depth": 2}
+    >>> net = nets.build(settings, in_channels=1, out_channels=3, seed=0)
+    >>> nets.heads(settings, in_channels=1, out_channels=3)
+    ('heads.0.conv.weight', 'heads.0.conv.bias')
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedmerge.errors import ConfigError
+from fedmerge.nets import isensee2017, monai
+
+NETS: dict[str, Callable[..., nn.Module]] = {
+    "isensee2017": isensee2017.build,
+    "unet": monai.unet,
+    "segresnet": monai.segresnet,
+    "dynunet": monai.dynunet,
+}
+
+
+def build(
+    settings: Mapping[str, Any], *, in_channels: int, out_channels: int, seed: int | None = None
+) -> nn.Module:
+    """A float32 net on the CPU, with He's initialisation (He et al. 2015) for every conv.
+
+    Args:
+        settings: `name`, one of `NETS`, and keyword arguments of its function, or what `canonical` returns.
+        in_channels: image channels (modalities).
+        out_channels: logits, background included.
+        seed: the weights are a function of (settings, channels, seed) alone; torch's global generator is
+            neither read nor advanced. Without a seed they differ from call to call.
+
+    Raises:
+        ConfigError: an unknown net or key, or an impossible value.
+    """
+    net = on_meta(settings, in_channels=in_channels, out_channels=out_channels)
+    net.to_empty(device="cpu")
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    initialise(net, generator)
+    return net
+
+
+def initialise(net: nn.Module, generator: torch.Generator) -> None:
+    """Draw every parameter anew: convs from He's normal, norms 1 and 0, biases 0.
+
+    Raises:
+        TypeError: a module with parameters is of a kind that is not known here.
+    """
+    for module in net.modules():
+        own = dict(module.named_parameters(recurse=False))
+        if not own:
+            continue
+        if not isinstance(module, nn.modules.conv._ConvNd | nn.modules.instancenorm._InstanceNorm):
+            raise TypeError(f"no initialisation for {type(module).__name__}")
+        for name, p in own.items():
+            if name == "bias":
+                nn.init.zeros_(p)
+            elif isinstance(module, nn.modules.conv._ConvNd):
+                nn.init.kaiming_normal_(p, a=0.01, nonlinearity="leaky_relu", generator=generator)
+            else:
+                nn.init.ones_(p)
+
+
+def canonical(settings: Mapping[str, Any], *, in_channels: int, out_channels: int) -> dict[str, Any]:
+    """The settings with every default and the channels filled in: JSON-able, and enough to `build` again.
+
+    Raises:
+        ConfigError: an unknown net or key, a value of another type than the default's, or channels in the
+            settings that contradict the arguments.
+    """
+    given = dict(settings)
+    name = given.pop("name", None)
+    if name not in NETS:
+        raise ConfigError(f"net: name expected one of {', '.join(NETS)}, got {name!r}")
+    channels = {"in_channels": in_channels, "out_channels": out_channels}
+    for key, value in channels.items():
+        if value < 1:
+            raise ConfigError(f"net {name}: {key} expected at least 1, got {value}")
+        if given.pop(key, value) != value:
+            raise ConfigError(f"net {name}: {key} expected {value}, got {settings[key]}")
+    defaults = {
+        key: p.default
+        for key, p in inspect.signature(NETS[name]).parameters.items()
+        if p.default is not p.empty
+    }
+    for key, value in given.items():
+        if key not in defaults:
+            raise ConfigError(f"net {name}: unknown setting '{key}', expected one of {', '.join(defaults)}")
+        kind = type(defaults[key])
+        if kind is float and type(value) is int:  # TOML and JSON write 0 for 0.0
+            given[key] = float(value)
+        elif type(value) is not kind:
+            raise ConfigError(f"net {name}: {key} expected {kind.__name__}, got {value!r}")
+    return {"name": name, **channels, **defaults, **given}
+
+
+def on_meta(settings: Mapping[str, Any], *, in_channels: int, out_channels: int) -> nn.Module:
+    """The net without storage: names and shapes only.
+
+    Raises:
+        ConfigError: as `canonical`.
+    """
+    arguments = canonical(settings, in_channels=in_channels, out_channels=out_channels)
+    make = NETS[arguments.pop("name")]
+    with torch.device("meta"):
+        return make(arguments.pop("in_channels"), arguments.pop("out_channels"), **arguments)
+
+
+def heads(settings: Mapping[str, Any], *, in_channels: int, out_channels: int) -> tuple[str, ...]:
+    """The parameters whose shape depends on the number of labels: found by building with one label more.
+
+    Raises:
+        ConfigError: as `canonical`.
+    """
+    bare = _without_channels(settings)
+    here = on_meta(bare, in_channels=in_channels, out_channels=out_channels)
+    other = dict(on_meta(bare, in_channels=in_channels, out_channels=out_channels + 1).named_parameters())
+    return tuple(name for name, p in here.named_parameters() if other[name].shape != p.shape)
+
+
+def check_patch(settings: Mapping[str, Any], patch: Sequence[int]) -> None:
+    """Refuse a patch that the net cannot take, before anything is read or trained.
+
+    Args:
+        settings: as for `build`.
+        patch: voxels along each axis.
+
+    Raises:
+        ConfigError: not as many sides as the net has dimensions, a side that cannot be halved between all of
+            the levels, or a single voxel left at the coarsest level.
+    """
+    bare = _without_channels(settings)
+    net = canonical(bare, in_channels=1, out_channels=1)
+    factor = 2 ** (net["depth"] - 1)
+    got = "x".join(map(str, patch))
+    if len(patch) != net["dims"]:
+        raise ConfigError(f"net {net['name']}: patch expected {net['dims']} sides, got {got}")
+    if any(side < factor or side % factor for side in patch):
+        raise ConfigError(
+            f"net {net['name']}: every side of the patch must be divisible by {factor}, got {got}"
+        )
+    if all(side == factor for side in patch):
+        raise ConfigError(f"net {net['name']}: patch {got} leaves one voxel at the coarsest level")
+
+
+def _without_channels(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in ("in_channels", "out_channels")}
