@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: simulate test slow lint format flwr clean
 
 simulate: $(STAMP)
-	$(BIN)/fedmerge simulate --out runs/simulate
+	$(BIN)/fedmerge simulate --out runs/simulate --resume
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
