@@ -1,0 +1,269 @@
+"""The diagonal of the Fisher information: how much each parameter matters to a site's own task.
+
+    F_i = mean over cases x of (d log p(y | x) / d theta_i)^2
+
+The gradient is that of one whole case; it is squared first and averaged afterwards. With labels sampled
+from the model this is the true Fisher (one draw a voxel), with the observed labels the empirical one
+(Kunstner et al., 2019, on the difference).
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from fedmerge.errors import DataError, NetError, Refused
+from fedmerge.params import Params
+
+Labels = Literal["sampled", "observed"]
+Method = Literal["loop", "vmap"]
+LogLikelihood = Callable[[Tensor, Tensor], Tensor]
+Case = tuple[Tensor, Tensor]
+
+VMAP_CASES = 8  # cases in one vmap: their gradients are all in memory at once
+
+
+def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each case's label map: log softmax at the label, summed over voxels.
+
+    Args:
+        logits: (B, K, *S) float.
+        labels: (B, *S) or (B, 1, *S), whole numbers from 0 to K - 1.
+
+    Returns:
+        (B,) of the logits' dtype.
+    """
+    target = labels.reshape(logits.shape[:1] + logits.shape[2:]).long()
+    voxels = F.cross_entropy(logits, target, reduction="none")
+    return -voxels.reshape(len(logits), -1).sum(1)
+
+
+def sample(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One label a voxel from softmax(logits), by inverting the distribution at the given random numbers.
+
+    Args:
+        logits: (B, K, *S).
+        uniform: (B, *S), numbers in [0, 1).
+
+    Returns:
+        (B, *S) int64.
+    """
+    cumulative = logits.detach().softmax(1).cumsum(1)  # (B, K, *S)
+    return (cumulative[:, :-1] <= uniform.unsqueeze(1)).sum(1)
+
+
+def diagonal(
+    net: nn.Module,
+    cases: Iterable[Case],
+    names: Iterable[str],
+    *,
+    labels: Labels = "sampled",
+    generator: torch.Generator | None = None,
+    log_lik: LogLikelihood = log_likelihood,
+    method: Method = "loop",
+    progress: Callable[[int], None] | None = None,
+) -> Params:
+    """The mean over cases of the squared gradient of each case's log-likelihood.
+
+    Dropout and batch statistics are off meanwhile (evaluation mode), autocast too; both are restored. The
+    cases are read once, so what they hold cannot change between two passes.
+
+    Args:
+        net: maps (B, C, *S) to logits (B, K, *S); its device is where the work is done.
+        cases: (image (C, *S) float, label (*S) or (1, *S)), one patient each. With sampled labels only the
+            shape of the label counts.
+        names: the parameters wanted.
+        labels: `"sampled"` from the model (true Fisher) or `"observed"` (empirical Fisher).
+        generator: draws the sampled labels; the same generator gives the same labels by both methods.
+        log_lik: (logits, labels) -> (B,).
+        method: `"loop"` over cases, or `"vmap"` over up to eight at a time (small 2D nets; much memory).
+        progress: is told how many cases are done.
+
+    Returns:
+        name -> float32 tensor of the parameter's shape, on the CPU, not normalised; subnormals are zero.
+
+    Raises:
+        NetError: a name is not the net's, or the gradient is not finite.
+        DataError: no cases; a voxel that is not finite; an observed label that the net has no channel for.
+    """
+    wanted = list(dict.fromkeys(names))
+    own = dict(net.named_parameters())
+    for name in wanted:
+        if name not in own:
+            raise NetError(f"the net has no parameter '{name}'")
+    if not wanted:
+        raise NetError("the Fisher was asked for no parameter at all")
+    run = {"loop": _loop, "vmap": _vmap}[method]
+    with _evaluation(net, {own[name] for name in wanted}):
+        weights: Params = {name: own[name] for name in wanted}
+        squares, count = run(net, weights, _checked(cases), labels, generator, log_lik, progress)
+    if not count:
+        raise DataError("the Fisher needs at least one case, got none")
+    fisher = {}
+    for name, square in zip(wanted, squares):
+        value = (square / count).to("cpu", torch.float32)
+        if not torch.isfinite(value).all():
+            raise NetError(f"the Fisher of '{name}' is not finite")
+        fisher[name] = value.masked_fill_(value < torch.finfo(torch.float32).tiny, 0.0)
+    return fisher
+
+
+def normalise(fisher: Mapping[str, Tensor], *, floor: float = 1e-3, cap: float = 1e4, who: str = "") -> Params:
+    """Each tensor divided by its own mean, then clipped to [floor, cap].
+
+    The floor is what keeps eq. 2 away from 0 / 0: where no site cares about a parameter, all weigh the same
+    up to their ratios. A tensor that is zero everywhere counts as flat (ones), with a warning.
+
+    Args:
+        fisher: name -> tensor, non-negative.
+        floor: smallest value, relative to the mean of the tensor.
+        cap: largest value, likewise.
+        who: the site, for the sentences.
+
+    Returns:
+        name -> tensor of the same shape, dtype and device.
+
+    Raises:
+        Refused: a value is negative or not finite, or every tensor is zero everywhere.
+    """
+    site = f"{who}: " if who else ""
+    normal, flat = {}, []
+    for name, value in fisher.items():
+        mean = value.double().mean()
+        if not torch.isfinite(mean):
+            raise Refused(f"{site}fisher['{name}'] expected finite values, got NaN or infinity")
+        if value.min() < 0:
+            raise Refused(f"{site}fisher['{name}'] expected no negative value, got {value.min().item():.3g}")
+        if mean == 0:
+            flat.append(name)
+            normal[name] = torch.ones_like(value)
+        else:
+            normal[name] = (
+                (value / mean).clamp_(floor, cap)
+                if value.dtype == torch.float64
+                else ((value.double() / mean).clamp_(floor, cap).to(value.dtype))
+            )
+    if flat and len(flat) == len(normal):
+        raise Refused(f"{site}the whole Fisher is zero")
+    if flat:
+        more = f" and {len(flat) - 1} more" if len(flat) > 1 else ""
+        warnings.warn(f"{site}fisher['{flat[0]}']{more} is zero everywhere and counts as flat", stacklevel=2)
+    return normal
+
+
+Sums = tuple[list[Tensor], int]
+
+
+def _loop(
+    net: nn.Module,
+    weights: Params,
+    cases: Iterator[Case],
+    labels: Labels,
+    generator: torch.Generator | None,
+    log_lik: LogLikelihood,
+    progress: Callable[[int], None] | None,
+) -> Sums:
+    """Sum of squared gradients, a case at a time: one forward and one backward pass each."""
+    wanted = list(weights.values())
+    squares = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in wanted]
+    count = 0
+    for count, (image, label) in enumerate(cases, start=1):
+        logits = net(image[None].to(wanted[0]))
+        if labels == "sampled":
+            truth = sample(logits, _uniform((1, *logits.shape[2:]), generator).to(logits))
+        else:
+            truth = label[None].to(logits.device)
+            if log_lik is log_likelihood and not 0 <= int(truth.min()) <= int(truth.max()) < logits.shape[1]:
+                raise DataError(
+                    f"case {count} expected labels from 0 to {logits.shape[1] - 1}, "
+                    f"got {int(truth.min())} to {int(truth.max())}"
+                )
+        score = torch.autograd.grad(log_lik(logits, truth).sum(), wanted, materialize_grads=True)
+        torch._foreach_addcmul_(squares, score, score)
+        if progress:
+            progress(count)
+    return squares, count
+
+
+def _vmap(
+    net: nn.Module,
+    weights: Params,
+    cases: Iterator[Case],
+    labels: Labels,
+    generator: torch.Generator | None,
+    log_lik: LogLikelihood,
+    progress: Callable[[int], None] | None,
+) -> Sums:
+    """The same sum with the gradients of several cases of one shape taken together."""
+
+    def case_log_lik(theta: Params, image: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(net, theta, (image[None],))
+        truth = sample(logits, label.reshape(1, *logits.shape[2:])) if labels == "sampled" else label[None]
+        return log_lik(logits, truth).sum()
+
+    scores = vmap(grad(case_log_lik), in_dims=(None, 0, 0))
+    theta = {name: w.detach() for name, w in weights.items()}
+    one = next(iter(theta.values()))
+    squares = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in theta.values()]
+    count = 0
+    for batch in _batches(cases):
+        images = torch.stack([image.to(one) for image, _ in batch])
+        if labels == "sampled":  # the label's place is taken by the random numbers that will draw it
+            truths = torch.stack([_uniform((label.numel(),), generator).to(one) for _, label in batch])
+        else:
+            truths = torch.stack([label.to(one.device) for _, label in batch])
+        for square, score in zip(squares, scores(theta, images, truths).values()):
+            square += score.square().sum(0)
+        count += len(batch)
+        if progress:
+            progress(count)
+    return squares, count
+
+
+def _batches(cases: Iterator[Case]) -> Iterator[list[Case]]:
+    """Neighbouring cases of one shape, at most `VMAP_CASES` together."""
+    batch: list[Case] = []
+    for case in cases:
+        if batch and (len(batch) == VMAP_CASES or case[0].shape != batch[0][0].shape):
+            yield batch
+            batch = []
+        batch.append(case)
+    if batch:
+        yield batch
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Random numbers drawn on the generator's own device: a CPU generator gives the same ones everywhere."""
+    device = generator.device if generator else torch.device("cpu")
+    return torch.rand(shape, generator=generator, device=device)
+
+
+def _checked(cases: Iterable[Case]) -> Iterator[Case]:
+    for count, (image, label) in enumerate(cases, start=1):
+        if not torch.isfinite(image).all():
+            raise DataError(f"case {count} of the Fisher expected finite voxels, got NaN or infinity")
+        yield image, label
+
+
+@contextmanager
+def _evaluation(net: nn.Module, wanted: set[Tensor]) -> Iterator[None]:
+    """Evaluation mode, float32, and gradients of `wanted` only; all put back afterwards."""
+    modes = {module: module.training for module in net.modules()}
+    asked = {p: p.requires_grad for p in net.parameters()}
+    device = next(net.parameters()).device.type
+    net.eval()
+    try:
+        for p in asked:
+            p.requires_grad_(p in wanted)
+        with torch.enable_grad(), torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for p, flag in asked.items():
+            p.requires_grad_(flag)
