@@ -1,0 +1,444 @@
+"""Mixing ratios by grain, fusion name by name, and the fit of the ratios on the target's loss.
+
+A grain says what shares one ratio: the whole model, a layer, or an output kernel of a layer. Logits are
+free numbers; the ratios made of them are positive and sum to 1 over the sites:
+
+    a_t = sigmoid(l_t) / sum_s sigmoid(l_s)                       Geyer et al. 2019
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedmerge import fisher, partition
+from fedmerge.errors import ConfigError, Refused
+from fedmerge.fusion import rules
+from fedmerge.params import Params
+
+Ratios = dict[str, Tensor]  # group -> (T,), or (T, K) for grain kernel
+Logits = dict[str, Tensor]  # the same shapes
+Kind = Literal["sigmoid", "softmax"]
+GRAINS = ("model", "layer", "kernel")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What a fusion is made of, prepared once for all ratios.
+
+    Inside, a tensor is (K, m): K the ratios that it has, m the elements that share one (K = 1 but for grain
+    kernel). T is the number of models.
+
+    Attributes:
+        names: what is fused.
+        theta: name -> the T tensors, as given.
+        precision: name -> (T, K, m), normalised Fisher; empty for rule mean.
+        centre: name -> (K, m), `rules.centre` of the T tensors.
+        lifted: name -> (T, K, m), precision * (theta - centre).
+        rule: `"mean"` or `"mode"`.
+        grain: `"model"`, `"layer"` or `"kernel"`.
+        group_of: name -> the group whose ratios it takes.
+        kernels: group -> K.
+        axes: name -> the axis of its output kernels.
+        sites: the T names, for sentences.
+    """
+
+    names: tuple[str, ...]
+    theta: dict[str, tuple[Tensor, ...]]
+    precision: dict[str, Tensor]
+    centre: dict[str, Tensor]
+    lifted: dict[str, Tensor]
+    rule: str
+    grain: str
+    group_of: dict[str, str]
+    kernels: dict[str, int]
+    axes: dict[str, int]
+    sites: tuple[str, ...]
+
+
+def prepare(
+    models: Sequence[Mapping[str, Tensor]],
+    fishers: Sequence[Mapping[str, Tensor]] | None,
+    names: Sequence[str],
+    *,
+    rule: str = "mode",
+    grain: str = "layer",
+    axes: Mapping[str, int] | None = None,
+    who: Sequence[str] | None = None,
+) -> Mix:
+    """Line up T models for fusion; normalises the Fishers.
+
+    Args:
+        models: T sets of parameters, one dtype and device; may hold more than `names`.
+        fishers: T raw Fishers; None for rule mean.
+        names: what to fuse (P).
+        rule: `"mean"` or `"mode"`.
+        grain: `"model"`, `"layer"` or `"kernel"`.
+        axes: name -> axis of the output kernels (`partition.kernel_axes`); 0 where it is not given.
+        who: the sites' names, for sentences.
+
+    Raises:
+        ConfigError: unknown rule or grain, no model, no name, rule mode without Fishers.
+        Refused: a model or Fisher lacks a name, or a shape differs from the first model's.
+    """
+    if rule not in rules.RULES:
+        raise ConfigError(f"rule expected one of {', '.join(rules.RULES)}, got '{rule}'")
+    if grain not in GRAINS:
+        raise ConfigError(f"grain expected one of {', '.join(GRAINS)}, got '{grain}'")
+    if not models or not names:
+        raise ConfigError(f"a fusion needs models and names, got {len(models)} and {len(names)}")
+    sites = tuple(who) if who else tuple(f"model {t}" for t in range(len(models)))
+    _check(models, "weights", models[0], names, sites)
+    precisions: list[Params] = []
+    if rule == "mode":
+        if fishers is None:
+            raise ConfigError("rule mode needs the sites' Fishers")
+        _check(fishers, "fisher", models[0], names, sites)
+        precisions = [
+            fisher.normalise({name: f[name].to(models[0][name]) for name in names}, who=site)
+            for f, site in zip(fishers, sites)
+        ]
+    axis_of = {name: (axes or {}).get(name, 0) for name in names}
+    shapes = {name: tuple(models[0][name].shape) for name in names}
+    group_of, kernels = _groups(shapes, grain, axis_of)
+    mix = Mix(tuple(names), {}, {}, {}, {}, rule, grain, group_of, kernels, axis_of, sites)
+    with torch.no_grad():
+        for name in names:
+            mix.theta[name] = tuple(model[name].detach() for model in models)
+            theta = torch.stack([_fold(mix, name, value) for value in mix.theta[name]])  # (T, K, m)
+            mix.centre[name] = rules.centre(theta)
+            mix.lifted[name] = theta.sub_(mix.centre[name])
+            if rule == "mode":
+                mix.precision[name] = torch.stack([_fold(mix, name, p.pop(name)) for p in precisions])
+                mix.lifted[name] *= mix.precision[name]
+    return mix
+
+
+def uniform(mix: Mix) -> Ratios:
+    """The same ratio for every model."""
+    return given(mix, [1.0] * len(mix.sites))
+
+
+def given(mix: Mix, weights: Sequence[float]) -> Ratios:
+    """One number a site, for all groups; scaled to sum 1.
+
+    Raises:
+        ConfigError: not one number a site, or one is negative or not finite, or all are zero.
+    """
+    if len(weights) != len(mix.sites):
+        raise ConfigError(f"ratios expected {len(mix.sites)} numbers, one a site, got {len(weights)}")
+    if not all(math.isfinite(w) and w >= 0 for w in weights) or not sum(weights) > 0:
+        raise ConfigError(f"ratios expected non-negative numbers, not all zero, got {list(weights)}")
+    total = math.fsum(weights)
+    return {
+        group: torch.stack([torch.full_like(row, w / total) for row, w in zip(logits, weights)])
+        for group, logits in zeros(mix).items()
+    }
+
+
+def zeros(mix: Mix) -> Logits:
+    """Logits of zero, which make uniform ratios."""
+    one = next(iter(mix.theta.values()))[0]
+    T = len(mix.sites)
+    return {group: one.new_zeros((T, K) if mix.grain == "kernel" else (T,)) for group, K in mix.kernels.items()}
+
+
+def random_logits(mix: Mix, generator: torch.Generator) -> Logits:
+    """Independent standard normal logits, drawn on the generator's device."""
+    return {
+        group: torch.randn(old.shape, generator=generator, device=generator.device).to(old)
+        for group, old in zeros(mix).items()
+    }
+
+
+def ratios(logits: Mapping[str, Tensor], kind: Kind = "sigmoid") -> Ratios:
+    """Positive ratios that sum to 1 over the sites: normalised sigmoid (T-IMM) or softmax."""
+    # sigmoid(l) / sum sigmoid(l) = softmax(log sigmoid(l)), which neither overflows nor divides 0 by 0
+    return {group: (F.logsigmoid(value) if kind == "sigmoid" else value).softmax(0) for group, value in logits.items()}
+
+
+def check_ratios(mix: Mix, ratios: Mapping[str, Tensor], who: str = "") -> None:
+    """Refuse ratios from elsewhere that are not this fusion's.
+
+    Raises:
+        Refused: a group is missing or unknown, a shape differs, a value is negative or not finite, or the
+            ratios of a group do not sum to 1 within 1e-4.
+    """
+    site = f"{who}: " if who else ""
+    expected = zeros(mix)
+    for group in expected.keys() ^ ratios.keys():
+        raise Refused(f"{site}ratios of '{group}' are {'missing' if group in expected else 'unknown'}")
+    for group, value in ratios.items():
+        if value.shape != expected[group].shape:
+            want, got = tuple(expected[group].shape), tuple(value.shape)
+            raise Refused(f"{site}ratios of '{group}' expected shape {want}, got {got}")
+        if not (value >= 0).all() or not ((value.sum(0) - 1).abs() < 1e-4).all():
+            raise Refused(f"{site}ratios of '{group}' expected non-negative numbers of sum 1, got others")
+
+
+@torch.no_grad()
+def fuse(mix: Mix, ratios: Mapping[str, Tensor]) -> Params:
+    """One model out of T.
+
+    Args:
+        mix: from `prepare`.
+        ratios: group -> (T,), or (T, K) for grain kernel.
+
+    Returns:
+        name -> tensor of the parameter's shape.
+
+    Raises:
+        Refused: a group is missing or has another shape.
+    """
+    folded = {group: _ratio(mix, ratios, group) for group in mix.kernels}
+    fused = {}
+    for name in mix.names:
+        a = folded[mix.group_of[name]]  # (T, K, 1)
+        moved = _weighted_sum(mix.lifted[name], a)
+        moved /= _denominator(mix, name, a)
+        fused[name] = _unfold(mix, name, moved.add_(mix.centre[name]))
+    if (torch.cat([a.flatten() for a in folded.values()]) == 0).any():
+        _put_lone_models(mix, folded, fused)
+    return fused
+
+
+@torch.no_grad()
+def pull_back(
+    mix: Mix,
+    logits: Mapping[str, Tensor],
+    fused: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    kind: Kind = "sigmoid",
+) -> Logits:
+    """The gradient of a loss with respect to the logits, from its gradient g at the fused weights.
+
+        dL/da_t = <g, F_t (theta_t - theta) / D>,    D = sum_t a_t F_t     (F = 1 for rule mean)
+        dL/dl_t = a_t (dL/da_t - sum_s a_s dL/da_s) sigmoid(-l_t)          (softmax: without the last factor)
+
+    Args:
+        mix: from `prepare`.
+        logits: group -> (T,) or (T, K).
+        fused: `fuse(mix, ratios(logits, kind))`.
+        grads: name -> dL / d fused.
+        kind: as in `ratios`.
+
+    Returns:
+        group -> tensor of the logits' shape.
+
+    Raises:
+        Refused: a gradient is missing or has another shape.
+    """
+    mixed = ratios(logits, kind)
+    slope: dict[str, Tensor] = {}
+    for name in mix.names:
+        if name not in grads or grads[name].shape != fused[name].shape:
+            got = tuple(grads[name].shape) if name in grads else "none"
+            raise Refused(f"gradient of '{name}' expected shape {tuple(fused[name].shape)}, got {got}")
+        group = mix.group_of[name]
+        a = _ratio(mix, mixed, group)  # (T, K, 1)
+        h = _fold(mix, name, grads[name].to(fused[name])) / _denominator(mix, name, a)  # (K, m)
+        moved = _fold(mix, name, fused[name]) - mix.centre[name]
+        if mix.precision:  # F_t (theta_t - theta), with both measured from the centre
+            away = torch.addcmul(mix.lifted[name], mix.precision[name], moved, value=-1)  # (T, K, m)
+        else:
+            away = mix.lifted[name] - moved
+        part = away.mul_(h).sum(-1)  # (T, K)
+        slope[group] = slope[group] + part if group in slope else part
+    result = {}
+    for group, logit in logits.items():
+        a, v = mixed[group], slope[group].reshape(mixed[group].shape)
+        result[group] = a * (v - (a * v).sum(0))
+        if kind == "sigmoid":
+            result[group] *= torch.sigmoid(-logit)
+    return result
+
+
+def fit_state(mix: Mix, logits: Mapping[str, Tensor] | None = None) -> Params:
+    """Where a fit begins: Adam's state as named tensors, so that it can be stored after each step.
+
+    Returns:
+        `logits`, `first`, `second`: (T, sum of K), the groups side by side; `step`: (1,).
+    """
+    flat = _flat(mix, logits if logits is not None else zeros(mix))
+    return {
+        "logits": flat,
+        "first": torch.zeros_like(flat),
+        "second": torch.zeros_like(flat),
+        "step": flat.new_zeros(1),
+    }
+
+
+def fit_logits(mix: Mix, state: Mapping[str, Tensor]) -> Logits:
+    """The logits of a state, by group."""
+    parts = torch.split(state["logits"], list(mix.kernels.values()), dim=1)
+    return {group: part if mix.grain == "kernel" else part[:, 0] for group, part in zip(mix.kernels, parts)}
+
+
+@torch.no_grad()
+def fit_step(
+    mix: Mix,
+    state: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    lr: float,
+    *,
+    kind: Kind = "sigmoid",
+    fused: Mapping[str, Tensor] | None = None,
+) -> Params:
+    """One step of Adam (betas 0.9 and 0.999, eps 1e-8) on the logits.
+
+    Args:
+        mix: from `prepare`.
+        state: from `fit_state` or the step before; it is not changed.
+        grads: name -> gradient of the loss at the fused weights of this state.
+        lr: step size.
+        kind: as in `ratios`.
+        fused: those fused weights, where the caller still has them.
+
+    Returns:
+        The next state.
+    """
+    logits = fit_logits(mix, state)
+    if fused is None:
+        fused = fuse(mix, ratios(logits, kind))
+    g = _flat(mix, pull_back(mix, logits, fused, grads, kind))
+    k = int(state["step"]) + 1
+    first = state["first"].lerp(g, 0.1)
+    second = state["second"].lerp(g.square(), 0.001)
+    step = (first / (1 - 0.9**k)) / ((second / (1 - 0.999**k)).sqrt() + 1e-8)
+    return {
+        "logits": state["logits"] - lr * step,
+        "first": first,
+        "second": second,
+        "step": state["step"] + 1,
+    }
+
+
+def fit(
+    mix: Mix,
+    respond: Callable[[int, Params], Mapping[str, Tensor]],
+    *,
+    steps: int,
+    lr: float,
+    logits: Mapping[str, Tensor] | None = None,
+    kind: Kind = "sigmoid",
+    state: Mapping[str, Tensor] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Logits:
+    """Fit the logits by gradient descent on whatever loss `respond` answers for.
+
+    Args:
+        mix: from `prepare`.
+        respond: (k, fused weights) -> gradient of the loss at them: beside the data, or by message. It may
+            train the target's own S with the same backward pass.
+        steps: how many steps in all, those of `state` included.
+        lr: Adam's step size.
+        logits: where to begin; zeros (uniform ratios) if not given.
+        kind: as in `ratios`.
+        state: continue from here instead (`fit_step`).
+        progress: is told how many steps are done.
+
+    Returns:
+        The fitted logits.
+    """
+    now = dict(state) if state is not None else fit_state(mix, logits)
+    for k in range(int(now["step"]), steps):
+        fused = fuse(mix, ratios(fit_logits(mix, now), kind))
+        now = fit_step(mix, now, respond(k, fused), lr, kind=kind, fused=fused)
+        if progress:
+            progress(k + 1)
+    return fit_logits(mix, now)
+
+
+def _groups(
+    shapes: Mapping[str, tuple[int, ...]], grain: str, axes: Mapping[str, int]
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Name -> group, group -> K. Tensors of a layer that count their kernels differently go apart."""
+    if grain == "model":
+        return dict.fromkeys(shapes, "model"), {"model": 1}
+    group_of = partition.layers(shapes)
+    if grain == "layer":
+        return group_of, dict.fromkeys(group_of.values(), 1)
+    count = {name: shape[axes[name]] if shape else 1 for name, shape in shapes.items()}
+    counts: dict[str, set[int]] = {}
+    for name, group in group_of.items():
+        counts.setdefault(group, set()).add(count[name])
+    group_of = {name: group if len(counts[group]) == 1 else name for name, group in group_of.items()}
+    return group_of, {group: count[name] for name, group in group_of.items()}
+
+
+def _check(
+    sets: Sequence[Mapping[str, Tensor]],
+    what: str,
+    like: Mapping[str, Tensor],
+    names: Sequence[str],
+    sites: Sequence[str],
+) -> None:
+    for site, own in zip(sites, sets, strict=True):
+        for name in names:
+            if name not in own:
+                raise Refused(f"{site}: {what}['{name}'] is missing")
+            want, got = tuple(like[name].shape), tuple(own[name].shape)
+            if got != want:
+                raise Refused(f"{site}: {what}['{name}'] expected shape {want}, got {got}")
+            if not own[name].is_floating_point():
+                raise Refused(f"{site}: {what}['{name}'] expected a float dtype, got {own[name].dtype}")
+
+
+def _fold(mix: Mix, name: str, value: Tensor) -> Tensor:
+    """(*s) -> (K, m); a view where the kernels come first."""
+    if mix.grain == "kernel" and value.dim():
+        return value.movedim(mix.axes[name], 0).reshape(value.shape[mix.axes[name]], -1)
+    return value.reshape(1, -1)
+
+
+def _unfold(mix: Mix, name: str, folded: Tensor) -> Tensor:
+    """(K, m) -> (*s); undoes `_fold`."""
+    like = mix.theta[name][0]
+    if mix.grain == "kernel" and like.dim():
+        axis = mix.axes[name]
+        return folded.reshape(like.movedim(axis, 0).shape).movedim(0, axis).contiguous()
+    return folded.reshape(like.shape)
+
+
+def _ratio(mix: Mix, ratios: Mapping[str, Tensor], group: str) -> Tensor:
+    """The group's ratios as (T, K, 1)."""
+    shape = (len(mix.sites), mix.kernels[group])
+    if group not in ratios or ratios[group].shape != (shape if mix.grain == "kernel" else shape[:1]):
+        got = tuple(ratios[group].shape) if group in ratios else "none"
+        want = shape if mix.grain == "kernel" else shape[:1]
+        raise Refused(f"ratios of '{group}' expected shape {want}, got {got}")
+    return ratios[group].reshape(*shape, 1)
+
+
+def _weighted_sum(values: Tensor, a: Tensor) -> Tensor:
+    """sum_t a_t values_t: (T, K, m), (T, K, 1) -> (K, m). No matmul: those may round to TF32 or bfloat16."""
+    total = values[0] * a[0]
+    for value, ratio in zip(values[1:], a[1:]):
+        total.addcmul_(value, ratio)
+    return total
+
+
+def _denominator(mix: Mix, name: str, a: Tensor) -> Tensor:
+    """D = sum_t a_t F_t: (K, m), or (K, 1) for rule mean."""
+    return _weighted_sum(mix.precision[name], a) if mix.precision else a.sum(0)
+
+
+def _put_lone_models(mix: Mix, folded: Mapping[str, Tensor], fused: Params) -> None:
+    """Where all ratios but one are zero, put that model's own numbers, in place."""
+    lone = {group: rules.alone(a) for group, a in folded.items()}  # (T, K, 1)
+    for name in mix.names:
+        only = lone[mix.group_of[name]]
+        if only.any():
+            value = _fold(mix, name, fused[name])
+            for theta, here in zip(mix.theta[name], only):
+                value = torch.where(here, _fold(mix, name, theta), value)
+            fused[name] = _unfold(mix, name, value)
+
+
+def _flat(mix: Mix, by_group: Mapping[str, Tensor]) -> Tensor:
+    """Group -> (T,) or (T, K) as one (T, sum of K)."""
+    return torch.cat([by_group[group].reshape(len(mix.sites), -1) for group in mix.kernels], dim=1)
