@@ -1,0 +1,189 @@
+"""What a source sends: a frozen record, and the check that it is what was agreed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedmerge.container import canonical
+from fedmerge.errors import Refused
+from fedmerge.params import Params
+
+FISHER_LABELS = ("sampled", "observed", "none")
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """One site's model.
+
+    Attributes:
+        site: who sends it.
+        net: canonical settings of the net (`nets.canonical`): whatever JSON can hold.
+        labels: the task's label names in the order of the output channels, background left out.
+        channels: the image channels in their order.
+        cases: how many cases the site trained on.
+        ancestor: digest of the campaign's common starting weights (P and norms).
+        parent: digest of the weights that this training began from.
+        weights: all named parameters, float32.
+        fisher: raw diagonal Fisher of P and of the norm parameters, never of heads; empty if withheld.
+        fisher_labels: `"sampled"`, `"observed"`, or `"none"`.
+        settings: digest of the training settings.
+    """
+
+    site: str
+    net: dict[str, Any]
+    labels: tuple[str, ...]
+    channels: tuple[str, ...]
+    cases: int
+    ancestor: str
+    parent: str
+    weights: Params
+    fisher: Params
+    fisher_labels: str
+    settings: str
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the tensors, as plain JSON values."""
+        return {
+            "site": self.site,
+            "net": self.net,
+            "labels": list(self.labels),
+            "channels": list(self.channels),
+            "cases": self.cases,
+            "ancestor": self.ancestor,
+            "parent": self.parent,
+            "fisher_labels": self.fisher_labels,
+            "settings": self.settings,
+        }
+
+    def __eq__(self, other: object) -> bool:
+        """Equal facts, equal names, and tensors that are equal element by element."""
+        if not isinstance(other, Contribution):
+            return NotImplemented
+        return (
+            canonical(self.facts()) == canonical(other.facts())
+            and _same(self.weights, other.weights)
+            and _same(self.fisher, other.fisher)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # tensors have no hash by value
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a campaign expects of a contribution; None: anything.
+
+    Attributes:
+        shapes: all parameters of the net.
+        fisher: the names that carry a Fisher; empty if none may come.
+        ancestor: digest of the common starting weights.
+        net: canonical settings of the net.
+        labels: label names in channel order.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    fisher: tuple[str, ...] = ()
+    ancestor: str | None = None
+    net: Mapping[str, Any] | None = None
+    labels: tuple[str, ...] | None = None
+
+
+def check(c: Contribution, expected: Expected, site: str) -> None:
+    """Refuse a contribution that is not what was agreed.
+
+    Args:
+        c: what came.
+        expected: what was agreed.
+        site: from whom it came, by the transport and not by the contribution's own word.
+
+    Raises:
+        Refused: names the site, the tensor or field, what was expected and what came.
+    """
+    if c.site != site:
+        raise Refused(f"{site}: site expected '{site}', got '{c.site}'")
+    if expected.ancestor is not None and c.ancestor != expected.ancestor:
+        raise Refused(f"{site}: ancestor expected {expected.ancestor}, got {c.ancestor}")
+    if expected.net is not None:
+        for key in sorted(c.net.keys() | expected.net.keys()):
+            want, got = canonical(expected.net.get(key)), canonical(c.net.get(key))
+            if want != got:
+                raise Refused(f"{site}: net.{key} expected {want}, got {got}")
+    if expected.labels is not None and c.labels != expected.labels:
+        raise Refused(f"{site}: labels expected {list(expected.labels)}, got {list(c.labels)}")
+    if c.cases < 1:
+        raise Refused(f"{site}: cases expected at least 1, got {c.cases}")
+    check_tensors(c.weights, expected.shapes, "weights", site)
+    check_tensors(c.fisher, {name: expected.shapes[name] for name in expected.fisher}, "fisher", site)
+    check_fisher(c.fisher, site)
+
+
+def check_tensors(params: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str, site: str) -> None:
+    """Refuse tensors of other names, shapes or dtypes, and values that are not finite.
+
+    Raises:
+        Refused: names site, tensor, expected, got.
+    """
+    for name in shapes:
+        if name not in params:
+            raise Refused(f"{site}: {what}['{name}'] is missing")
+    for name, value in params.items():
+        if name not in shapes:
+            raise Refused(f"{site}: {what}['{name}'] is not expected")
+        if tuple(value.shape) != tuple(shapes[name]):
+            want, got = tuple(shapes[name]), tuple(value.shape)
+            raise Refused(f"{site}: {what}['{name}'] expected shape {want}, got {got}")
+        if value.dtype != torch.float32:
+            raise Refused(f"{site}: {what}['{name}'] expected torch.float32, got {value.dtype}")
+        check_finite(value, f"{what}['{name}']", site)
+
+
+def check_finite(value: Tensor, what: str, site: str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        Refused: names site and tensor, and counts the bad values.
+    """
+    bad = value.numel() - int(torch.isfinite(value).sum())
+    if bad:
+        raise Refused(f"{site}: {what} expected finite values, got {bad} that are NaN or infinite")
+
+
+def check_fisher(fisher: Mapping[str, Tensor], site: str) -> None:
+    """Refuse a Fisher with a negative value, or one that is zero in every tensor.
+
+    Raises:
+        Refused: names site and tensor.
+    """
+    for name, value in fisher.items():
+        if (value < 0).any():
+            low = value.min().item()
+            raise Refused(f"{site}: fisher['{name}'] expected no negative value, got {low:.3g}")
+    if fisher and not any(value.any() for value in fisher.values()):
+        raise Refused(f"{site}: the whole Fisher is zero")
+
+
+def common_ancestor(contributions: Iterable[Contribution]) -> str:
+    """The ancestor that all contributions share.
+
+    Raises:
+        Refused: names the first two sites that differ, or says that there is no contribution.
+    """
+    first: Contribution | None = None
+    for c in contributions:
+        first = first or c
+        if c.ancestor != first.ancestor:
+            raise Refused(
+                f"{first.site} and {c.site} share no ancestor: {first.ancestor} and {c.ancestor}; "
+                "models that began apart cannot be fused"
+            )
+    if first is None:
+        raise Refused("there is no contribution, so there is no ancestor")
+    return first.ancestor
+
+
+def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        value.dtype == second[name].dtype and torch.equal(value, second[name]) for name, value in first.items()
+    )
