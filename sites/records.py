@@ -1,0 +1,139 @@
+"""What a site is, as frozen records: `config` reads them from TOML, the rest of the site takes them."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Labels = dict[str, tuple[int, ...]]
+Layout = Literal["msd", "folders", "phantom"]
+LAYOUTS = ("msd", "folders", "phantom")
+ROLES = ("source", "target")
+FISHER = ("none", "channel", "full")
+CONTROLS = ("shuffled-labels",)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of a folder's cases are the site's: a slice of the sorted ids, or of shuffled ones, or a list.
+
+    `shuffle` is the seed of the order; `ids` is a text file with one id a line, in the order wanted.
+    """
+
+    start: int | None = None
+    stop: int | None = None
+    shuffle: int | None = None
+    ids: Path | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the cases lie and what they mean; labels are numbered 1..K in the order of `labels`."""
+
+    folder: Path
+    layout: Layout
+    labels: Labels
+    modalities: tuple[str, ...] = ()
+    background: tuple[int, ...] = ()
+    cases: Selection = field(default_factory=Selection)
+    train: int | None = None
+    validate: int = 0
+    test: int = 0
+    spacing_mm: tuple[float, float, float] | None = None
+    pooled_labels: Labels | None = None
+    control: Literal["shuffled-labels"] | None = None
+    phantom: dict[str, Any] | None = None
+    patient: str | None = None
+    label_file: str = "label"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What may leave the site; the defaults are the strict ones, which hold for every key that is not set.
+
+    A list that is None sets no limit (in the file: `["*"]`).
+
+    Attributes:
+        roles: the roles that the site takes ("source", "target").
+        campaigns: names of the campaigns that it takes part in.
+        nets: names of the nets that it trains.
+        labels: names of the labels that it shares a model of.
+        min_cases: with fewer training cases than this nothing is contributed.
+        weights: a trained model's weights may leave.
+        fisher: how much of the diagonal Fisher may leave: all, its mean over each output channel, or nothing.
+        metrics: mean scores may leave.
+        per_case_metrics: scores of single cases may leave, under pseudonyms.
+        receive_fused: the site measures fused models on its own task.
+        release_finetuned: the fine-tuned model may leave.
+        reuse: a stored contribution may be used in another campaign.
+        max_contributions: how many contributions may leave in the site's life; None: any number.
+        max_bytes: the largest message that may leave; None: any size.
+        epsilon: the privacy loss that may be spent; `inf` asks for no differential privacy.
+        delta: the delta that goes with it.
+    """
+
+    roles: tuple[str, ...] | None = ()
+    campaigns: tuple[str, ...] | None = ()
+    nets: tuple[str, ...] | None = ()
+    labels: tuple[str, ...] | None = ()
+    min_cases: int = 20
+    weights: bool = False
+    fisher: Literal["none", "channel", "full"] = "none"
+    metrics: bool = False
+    per_case_metrics: bool = False
+    receive_fused: bool = False
+    release_finetuned: bool = False
+    reuse: bool = False
+    max_contributions: int | None = 0
+    max_bytes: int | None = 0
+    epsilon: float = 0.0
+    delta: float = 0.0
+
+
+OPEN = Policy(
+    roles=None,
+    campaigns=None,
+    nets=None,
+    labels=None,
+    min_cases=1,
+    weights=True,
+    fisher="full",
+    metrics=True,
+    per_case_metrics=True,
+    receive_fused=True,
+    release_finetuned=True,
+    reuse=True,
+    max_contributions=None,
+    max_bytes=None,
+    epsilon=math.inf,
+    delta=1.0,
+)
+"""What a simulation allows where the campaign says nothing."""
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """A simulated scanner's shift, on intensities scaled to 0..1 by percentiles; the defaults change nothing.
+
+    `y = gain * x**gamma * exp(bias field) + offset + noise`, after a blur of `blur` mm (standard deviation).
+    """
+
+    gain: float = 1.0
+    offset: float = 0.0
+    gamma: float = 1.0
+    bias: float = 0.0
+    noise: float = 0.0
+    blur: float = 0.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital: everything that its own process needs to know about it."""
+
+    name: str
+    role: str
+    data: Data
+    policy: Policy
+    scanner: Scanner | None
+    work: Path
+    simulation: bool

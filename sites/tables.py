@@ -1,0 +1,184 @@
+"""The tables of a site's file, `data`, `policy` and `scanner`, read into their records."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+from fedmerge.errors import ConfigError
+from sites import toml
+from sites.labels import TABLES
+from sites.records import CONTROLS, FISHER, LAYOUTS, ROLES, Data, Labels, Layout, Policy, Scanner, Selection
+
+
+def data(table: dict[str, Any], where: str, base: Path) -> Data:
+    """The table `data`; `where` is its place for the errors, `base` what relative paths are relative to."""
+    toml.only(table, [f.name for f in fields(Data)], where)
+    layout = toml.choice(table, "layout", LAYOUTS, where, "msd")
+    labels = _labels(table, "labels", where)
+    pooled_labels = _labels(table, "pooled_labels", where) if "pooled_labels" in table else None
+    background = tuple(_values(table.get("background", []), "background", where))
+    _distinct(labels, background, "labels", where)
+    return Data(
+        folder=base / toml.take(table, "folder", str, where),
+        layout=cast(Layout, layout),
+        labels=labels,
+        modalities=toml.texts(table, "modalities", where),
+        background=background,
+        cases=_selection(table.get("cases", "all"), where, base),
+        train=toml.count(table, "train", where, None),
+        validate=toml.count(table, "validate", where, 0) or 0,
+        test=toml.count(table, "test", where, 0) or 0,
+        spacing_mm=_spacing(table.get("spacing_mm"), where),
+        pooled_labels=pooled_labels,
+        control=toml.choice(table, "control", CONTROLS, where) if "control" in table else None,
+        phantom=_phantom(table.get("phantom"), layout, where),
+        patient=_pattern(table.get("patient"), where),
+        label_file=toml.take(table, "label_file", str, where, "label"),
+    )
+
+
+def _labels(table: dict[str, Any], key: str, where: str) -> Labels:
+    raw = toml.take(table, key, dict, where)
+    labels = {name: tuple(_values(value, f"{key}.{name}", where)) for name, value in raw.items()}
+    if not labels:
+        raise ConfigError(f"{where}: '{key}' expected at least one label, got none")
+    for name, values in labels.items():
+        if not values:
+            raise ConfigError(f"{where}: '{key}.{name}' expected at least one value, got none")
+    _distinct(labels, (), key, where)
+    return labels
+
+
+def _distinct(labels: Labels, background: Sequence[int], key: str, where: str) -> None:
+    """No value means two things; 0 is always background."""
+    owner: dict[int, str] = {0: "background"} | dict.fromkeys(background, "background")
+    for name, values in labels.items():
+        for value in values:
+            if value in owner:
+                raise ConfigError(f"{where}: value {value} of '{key}' is both '{owner[value]}' and '{name}'")
+            owner[value] = name
+
+
+def _values(raw: Any, key: str, where: str) -> list[int]:  # noqa: ANN401 - anything may stand in a TOML file
+    """Whole numbers, or "TABLE:NAME" for the values that a known label table gives to a name."""
+    values: list[int] = []
+    for item in raw if isinstance(raw, list) else [raw]:
+        if isinstance(item, int) and not isinstance(item, bool):
+            values.append(item)
+        elif isinstance(item, str) and item.partition(":")[2] in TABLES.get(item.partition(":")[0], {}):
+            table, _, name = item.partition(":")
+            values.extend(TABLES[table][name])
+        else:
+            tables = ", ".join(TABLES)
+            raise ConfigError(f"{where}: '{key}' expected whole numbers or TABLE:NAME ({tables}), got {item!r}")
+    return values
+
+
+def _selection(raw: Any, where: str, base: Path) -> Selection:  # noqa: ANN401 - as above
+    if isinstance(raw, dict):
+        toml.only(raw, ("shuffle", "slice"), f"{where}, cases")
+        start, stop = _slice(toml.take(raw, "slice", str, where, ":"), where)
+        return Selection(start, stop, shuffle=toml.take(raw, "shuffle", int, where))
+    if not isinstance(raw, str):
+        raise ConfigError(f"{where}: 'cases' expected a slice, a table or a file of ids, got {raw!r}")
+    if raw == "all":
+        return Selection()
+    if ":" in raw:
+        start, stop = _slice(raw, where)
+        return Selection(start, stop)
+    return Selection(ids=base / raw)
+
+
+def _slice(text: str, where: str) -> tuple[int | None, int | None]:
+    match = re.fullmatch(r"\s*(\d*)\s*:\s*(\d*)\s*", text)
+    if match is None:
+        raise ConfigError(f"{where}: a slice of cases looks like '0:60', got '{text}'")
+    start, stop = (int(part) if part else None for part in match.groups())
+    if stop is not None and stop <= (start or 0):
+        raise ConfigError(f"{where}: the slice '{text}' holds no case")
+    return start, stop
+
+
+def _spacing(raw: Any, where: str) -> tuple[float, float, float] | None:  # noqa: ANN401 - as above
+    if raw is None:
+        return None
+    values = raw if isinstance(raw, list) else [raw] * 3
+    if len(values) != 3 or not all(isinstance(v, int | float) and 0 < v < 1000 for v in values):
+        raise ConfigError(f"{where}: 'spacing_mm' expected one or three positive lengths, got {raw!r}")
+    x, y, z = (float(v) for v in values)
+    return x, y, z
+
+
+def _phantom(raw: Any, layout: str, where: str) -> dict[str, Any] | None:  # noqa: ANN401 - as above
+    if (raw is None) != (layout != "phantom"):
+        raise ConfigError(f"{where}: the table 'phantom' and the layout 'phantom' belong together")
+    if raw is not None:
+        toml.only(raw, ("profile", "cases", "seed"), f"{where}, phantom")
+        toml.take(raw, "profile", str, f"{where}, phantom")
+        toml.take(raw, "cases", int, f"{where}, phantom")
+        toml.take(raw, "seed", int, f"{where}, phantom", 0)
+    return cast("dict[str, Any] | None", raw)
+
+
+def _pattern(raw: Any, where: str) -> str | None:  # noqa: ANN401 - as above
+    if raw is None:
+        return None
+    try:
+        groups = re.compile(raw).groups
+    except (re.error, TypeError):
+        groups = 0
+    if groups != 1:
+        raise ConfigError(f"{where}: 'patient' expected a pattern with one group, got {raw!r}")
+    return str(raw)
+
+
+def policy(table: dict[str, Any], where: str) -> Policy:
+    """The table `policy`; what it does not say, it forbids."""
+    toml.only(table, [f.name for f in fields(Policy)], where)
+    read: dict[str, Any] = {}
+    for key in table:
+        if key in ("roles", "campaigns", "nets", "labels"):
+            names = toml.texts(table, key, where)
+            read[key] = None if "*" in names else names
+        elif key == "fisher":
+            read[key] = toml.choice(table, key, FISHER, where)
+        elif key in ("min_cases", "max_contributions", "max_bytes"):
+            read[key] = toml.count(table, key, where, None)
+        elif key in ("epsilon", "delta"):
+            read[key] = toml.take(table, key, float, where)
+            if not read[key] >= 0:
+                raise ConfigError(f"{where}: '{key}' expected no negative number, got {read[key]}")
+        else:
+            read[key] = toml.take(table, key, bool, where)
+    for known in read.get("roles") or ():
+        if known not in ROLES:
+            raise ConfigError(f"{where}: 'roles' expected {' or '.join(ROLES)}, got '{known}'")
+    return Policy(**read)
+
+
+def scanner(table: dict[str, Any], where: str) -> Scanner:
+    """The table `scanner` of a simulation."""
+    toml.only(table, [f.name for f in fields(Scanner)], where)
+    scanner = Scanner(**{key: toml.take(table, key, float, where) for key in table})
+    for key in ("gain", "gamma"):
+        if not getattr(scanner, key) > 0:
+            raise ConfigError(f"{where}: '{key}' expected a positive number, got {getattr(scanner, key)}")
+    for key in ("bias", "noise", "blur"):
+        if not getattr(scanner, key) >= 0:
+            raise ConfigError(f"{where}: '{key}' expected no negative number, got {getattr(scanner, key)}")
+    return scanner
+
+
+def name(table: Mapping[str, Any], where: str) -> str:
+    """A site's name: it becomes the name of folders, so it holds nothing that a path would read."""
+    name = toml.take(table, "name", str, where)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ConfigError(f"{where}: a name is up to 64 letters, digits, dots and dashes, got '{name}'")
+    return str(name)
+
+
+def role(table: Mapping[str, Any], where: str) -> str:
+    """A site's role."""
+    return str(toml.choice(table, "role", ROLES, where))
