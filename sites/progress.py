@@ -1,0 +1,11 @@
+"""How long loops at a site say where they are: log records that a command line may turn into bars."""
+
+import logging
+
+_LOG = logging.getLogger("fedmerge.progress")
+
+
+def report(who: str, what: str, done: int, total: int) -> None:
+    """One record: `who` has finished `done` of `total` pieces of `what`."""
+    facts = {"who": who, "what": what, "done": done, "total": total}
+    _LOG.info("%s: %s %d/%d", who, what, done, total, extra=facts)
