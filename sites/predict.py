@@ -1,0 +1,126 @@
+"""A net at work: label maps on the hospital's own grid, and their scores."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedmerge import devices, evaluation
+from fedmerge.errors import ConfigError, DataError
+from sites import preprocess, volumes
+from sites.cases import Case
+from sites.preprocess import Grid
+
+
+def segment(net: nn.Module, images: Tensor, device: str | torch.device = "auto") -> Tensor:
+    """Class probabilities in evaluation mode, which is undone afterwards.
+
+    Args:
+        net: (B, C, *patch) -> logits (B, K + 1, *patch); it is moved to the device.
+        images: (B, C, *patch) float32.
+        device: as for training.
+
+    Returns:
+        (B, K + 1, *patch) float32 on the CPU; the channels of a voxel sum to 1.
+    """
+    where = devices.resolve(device)
+    precision = devices.precision(where)
+    training = net.training
+    net.to(where).eval()
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast(where.type, precision or torch.bfloat16, enabled=precision is not None),
+        ):
+            logits = net(images.to(where))
+        return torch.softmax(logits.float(), dim=1).cpu()
+    finally:
+        net.train(training)
+
+
+def score(
+    net: nn.Module,
+    cases: Sequence[Case],
+    labels: Sequence[str],
+    *,
+    batch: int = 4,
+    device: str | torch.device = "auto",
+    keep: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Dice of each case on its original voxels.
+
+    Args:
+        net: as for `segment`.
+        cases: the cases to score.
+        labels: the names of 1..K.
+        batch: cases that are segmented together.
+        device: as for training.
+        keep: a folder for the label maps, as ID.nii.gz on the files' own grid and affine.
+
+    Returns:
+        `{"case": id, "dice": {label: 0..1 or None}}` for each case, in order.
+    """
+    values = {name: k for k, name in enumerate(labels, start=1)}
+    scores: list[dict[str, Any]] = []
+    for start in range(0, len(cases), batch):
+        some = cases[start : start + batch]
+        probabilities = segment(net, torch.stack([case.image for case in some]), device)
+        for case, one in zip(some, probabilities, strict=True):
+            found = preprocess.restore(one, case.grid)
+            scores.append({"case": case.id, "dice": evaluation.dice(found, case.truth, values)})
+            if keep is not None:
+                keep.mkdir(parents=True, exist_ok=True)
+                volumes.write_like(found, case.frame, keep / f"{case.id}.nii.gz")
+    return scores
+
+
+def predict_file(
+    net: nn.Module,
+    info: Mapping[str, Any],
+    images: Sequence[Path],
+    out: Path,
+    *,
+    device: str | torch.device = "auto",
+) -> None:
+    """Segments one patient's images and writes the label map on their own grid and affine.
+
+    Args:
+        net: the model.
+        info: what its file says of it: `channels`, `patch`, and `spacing_mm` (None: the image's own voxels).
+        images: one file a channel, in the model's order, or one 4D file with all channels.
+        out: the label map, .nii or .nii.gz.
+        device: as for training.
+
+    Raises:
+        DataError: a file cannot be read, or the channels lie on different voxels.
+        ConfigError: the number of images is not the model's.
+    """
+    channels = list(info["channels"])
+    if len(images) not in (1, len(channels)):
+        raise ConfigError(f"the model expected {len(channels)} images ({', '.join(channels)}), got {len(images)}")
+    if len(images) == 1:
+        read = volumes.read_channels(images[0], len(channels))
+    else:
+        read = [volumes.read(path) for path in images]
+    for path, other in zip(images[1:], read[1:], strict=False):
+        volumes.same_grid(read[0], other, images[0].name, path.name)
+    if out.resolve() in {path.resolve() for path in images}:
+        raise DataError(f"{out} is one of the images; choose another place for the label map")
+    grid = Grid(
+        shape=_three(read[0].data.shape),
+        spacing_mm=read[0].spacing_mm,
+        patch=_three(info["patch"]),
+        patch_spacing_mm=tuple(info["spacing_mm"]) if info.get("spacing_mm") else read[0].spacing_mm,
+    )
+    image = preprocess.crop(np.stack([preprocess.normalise(one.data) for one in read]), grid)
+    (probabilities,) = segment(net, torch.from_numpy(image)[None], device)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    volumes.write_like(preprocess.restore(probabilities, grid), read[0].frame, out)
+
+
+def _three(numbers: Sequence[int]) -> tuple[int, int, int]:
+    x, y, z = (int(n) for n in numbers)
+    return x, y, z
