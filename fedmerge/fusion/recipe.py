@@ -4,28 +4,37 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from fedmerge.contribution import Contribution
 from fedmerge.fusion import Method, mixing
 from fedmerge.params import Params
 
 
-def mix(method: Method, given: Sequence[Contribution], names: Sequence[str], axes: Mapping[str, int]) -> mixing.Mix:
-    """What the method mixes: the named weights of the contributions, and their Fisher for rule mode.
+def mix(
+    method: Method,
+    models: Sequence[Params],
+    fishers: Sequence[Params],
+    names: Sequence[str],
+    *,
+    axes: Mapping[str, int],
+    who: Sequence[str],
+) -> mixing.Mix:
+    """What the method mixes: the named weights of the models, and their Fishers for rule mode.
 
     Args:
         method: a row of the table whose `sources` is "all".
-        given: the contributions, in the order of the sites.
+        models: T sets of parameters, in the order of the sites.
+        fishers: their raw Fishers; not looked at for rule mean.
         names: the fusable parameters P.
         axes: parameter name -> axis of its output kernels (`partition.kernel_axes`).
+        who: the sites' names, for sentences.
     """
     return mixing.prepare(
-        [c.weights for c in given],
-        [c.fisher for c in given] if method.rule == "mode" else None,
+        models,
+        fishers if method.rule == "mode" else None,
         names,
         rule=method.rule or "mean",
         grain=method.grain,
         axes=axes,
-        who=[c.site for c in given],
+        who=who,
     )
 
 

@@ -1,0 +1,224 @@
+"""What server and sites ask of each other: frozen records that cross the boundary as JSON.
+
+query.describe       Describe   -> Description          who is there, with what
+train.contribute     Contribute -> Trained              + the contribution's bytes
+train.pooled         Contribute -> Trained              simulation only: trained on the sources' own cases
+query.receive        Receive    -> Receive              weights that later tasks refer to by digest
+train.adapt          Row        -> Adapted              near: the whole fit beside the target's data
+train.pull           Pull       -> Pulled               far: one step, weights in, gradient out
+train.finetune       Row        -> Finetuned
+evaluate.score       Score      -> Scored               a model on the site's test cases
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fedmerge.errors import Refused
+
+Curve = list[tuple[int, float]]
+CaseScore = dict[str, Any]  # {"case": id or pseudonym, "dice": {label: number or None}}
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net as one site builds it: settings of `fedmerge.nets`, channels in and out, patch in voxels."""
+
+    settings: dict[str, Any]
+    in_channels: int
+    labels: tuple[str, ...]
+    patch: tuple[int, ...]
+    fusable: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
+
+    @property
+    def out_channels(self) -> int:
+        """One channel a label, and the background."""
+        return len(self.labels) + 1
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Ask a site who it is. Reading its cases for the answer finds bad files before anything is trained."""
+
+    campaign: str
+    patch: tuple[int, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a site says of itself; `data` is a hash over its selected files, not a word about their content."""
+
+    site: str
+    role: str
+    labels: tuple[str, ...]
+    channels: tuple[str, ...]
+    train: int
+    validate: int
+    test: int
+    by_patient: bool
+    data: str
+    device: str
+    simulation: bool
+    receive_fused: bool
+
+
+@dataclass(frozen=True)
+class Contribute:
+    """Train at home from the weights in payload `start`, take the Fisher, send a contribution."""
+
+    key: str
+    campaign: str
+    chain: int
+    net: Net
+    settings: dict[str, Any]
+    seed: int
+    fisher: str
+    fisher_cases: int
+    ancestor: str
+    parent: str
+    threads: int
+    buffers: str = "refuse"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Training is over; the contribution is in payload `contribution`."""
+
+    cases: int
+    steps: int
+    seconds: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Receive:
+    """Weights for later tasks, in the payload by digest; the answer lists what is there now."""
+
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table at one target: what it starts from, and the settings of its phases."""
+
+    key: str
+    label: str
+    method: dict[str, Any]
+    net: Net
+    channels: tuple[str, ...]
+    sources: tuple[str, ...]
+    digests: tuple[str, ...]
+    ancestor: str
+    seed: int
+    net_seed: int
+    target_cases: int
+    ratios: str
+    adapt: dict[str, Any] | None
+    logits_lr: float
+    finetune: dict[str, Any]
+    threads: int
+    buffers: str = "refuse"
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Step `step` of a far adaptation: payload `fused` holds the weights, the answer's `gradient` dL/dfused."""
+
+    row: Row
+    step: int
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """The answer to `Pull`; at the last step with the adapted model's scores."""
+
+    curve: Curve
+    seconds: float
+    start: list[CaseScore] | None = None
+    adapted: list[CaseScore] | None = None
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A near adaptation is over: payload `logits` holds what was fitted, `fused` the digest of what it makes."""
+
+    curve: Curve
+    fused: str
+    steps: int
+    seconds: float
+    start: list[CaseScore] | None
+    adapted: list[CaseScore] | None
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """Fine-tuning is over; payload `model` holds the model where the site's policy lets it go."""
+
+    curve: Curve
+    fused: str
+    best_step: int
+    steps: int
+    seconds: float
+    start: list[CaseScore] | None
+    finetuned: list[CaseScore] | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score the full set of parameters in payload `weights` on the site's test cases."""
+
+    net: Net
+    channels: tuple[str, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Dice of each test case."""
+
+    cases: list[CaseScore] | None = field(default=None)
+
+
+Record = TypeVar("Record")
+
+
+def to_table(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of the records above
+    """The record as plain dictionaries and lists, as JSON has them."""
+    table: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record)))
+    return table
+
+
+def from_table(kind: type[Record], table: dict[str, Any], who: str) -> Record:
+    """The record that `to_table` took apart; lists become tuples where the record holds tuples.
+
+    Raises:
+        Refused: a field is missing or unknown; the sentence names the sender.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  # kind is a dataclass
+    unknown = table.keys() - fields.keys()
+    missing = {
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    } - table.keys()
+    if unknown or missing:
+        raise Refused(
+            f"{who}: {kind.__name__} expected the fields {sorted(fields)}, got {sorted(table)}: "
+            f"are both sides of the same version?"
+        )
+    nested = {"Net": Net, "Row": Row}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        hint = str(getattr(fields[name].type, "__name__", fields[name].type))
+        if hint in nested:
+            values[name] = from_table(nested[hint], value, who)
+        elif hint.startswith("tuple") and isinstance(value, list):
+            values[name] = tuple(value)
+        else:
+            values[name] = value
+    return kind(**values)

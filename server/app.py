@@ -1,0 +1,90 @@
+"""The ServerApp: run config -> plan -> strategy -> results on disk."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedmerge import campaign, report
+from fedmerge.errors import ConfigError, FedmergeError
+from server import plan as plans
+from server.store import Store, write
+from server.strategy import FedMerge
+
+app = ServerApp()
+log = logging.getLogger("fedmerge")
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the campaign of the run config; results lie in its folder `out`."""
+    run = context.run_config
+    out = campaign.folder(str(run.get("out", "")))
+    path, base = campaign.locate(str(run.get("campaign", "")), out)
+    out.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(out / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    words = "the server's app failed; its log has the reason"
+    try:
+        _run(grid, run, out, path, base)
+        words = "done"
+    except FedmergeError as error:
+        words = str(error)
+        log.error("%s", words)  # noqa: TRY400 - the sentence says it all
+        raise
+    finally:
+        write(out / "server" / "ended.txt", words.encode())
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _run(grid: Grid, run: Mapping[str, Any], out: Path, path: Path, base: Path) -> None:
+    deployed = not campaign.residents(campaign.read(path))
+    plan = plans.read(path, base=base, deployed=deployed)
+    torch.set_num_threads(plan.threads)
+    reuse = str(run.get("reuse", ""))
+    strategy = FedMerge(
+        plan,
+        Store(out / "server", Path(reuse) / "server" if reuse else None),
+        methods=plan.rows(str(run.get("methods", ""))),
+        seeds=_numbers(run.get("seeds", ""), "seeds"),
+        chains=_numbers(run.get("chains", ""), "chains"),
+        target_cases=int(run.get("target-cases", 0)),
+        at_once=int(run.get("workers", 0)) or os.cpu_count() or 1,
+    )
+    strategy.start(grid)
+    (out / "campaign.toml").write_text(tomli_w.dumps(_absolute(strategy.results["campaign"], base)), encoding="utf-8")
+    report.write(strategy.results, out)
+    log.info("results in %s", out)
+
+
+def _numbers(given: Any, what: str) -> tuple[int, ...]:  # noqa: ANN401 - run configs hold text or numbers
+    """A list like "0,1,2"; nothing means 0."""
+    try:
+        numbers = tuple(int(n) for n in str(given).split(",") if n.strip()) or (0,)
+    except ValueError:
+        raise ConfigError(f"{what} expected whole numbers with commas, like 0,1,2, got {given!r}") from None
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise ConfigError(f"{what} expected different numbers of at least 0, got {given!r}")
+    return numbers
+
+
+def _absolute(table: dict[str, Any], base: Path) -> dict[str, Any]:
+    """The campaign with folders that do not depend on where the file lies."""
+    sites = []
+    for site in table["site"]:
+        copy = {**site}
+        if "data" in copy:
+            copy["data"] = {**copy["data"], "folder": str((base / copy["data"].get("folder", "")).absolute())}
+        if "contribution" in copy:
+            copy["contribution"] = str((base / copy["contribution"]).absolute())
+        sites.append(copy)
+    return {**table, "site": sites}

@@ -1,0 +1,73 @@
+"""The results of a campaign in the form of results.json."""
+
+import importlib.metadata
+import platform
+from typing import Any
+
+from fedmerge import evaluation, tasks
+from server.ground import Ground
+from server.rows import Outcome
+
+
+def mean_of(cases: list[tasks.CaseScore]) -> float | None:
+    """Mean over cases of the mean over labels, absent labels left out."""
+    return evaluation.mean_dice(case["dice"] for case in cases) if cases else None
+
+
+def environment(ground: Ground) -> dict[str, Any]:
+    """Versions, and what the sites compute on: two runs are equal to the last digit only where these are."""
+    packages = ("fedmerge", "flwr", "torch", "monai", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    devices = sorted({site.device for site in ground.sites.values()})
+    return {
+        **versions,
+        "python": platform.python_version(),
+        "device": ", ".join(devices),
+        "threads": ground.plan.threads,
+    }
+
+
+def resolved(ground: Ground) -> dict[str, Any]:
+    """The campaign's tables with every default written out."""
+    plan = ground.plan
+    table = dict(plan.raw)
+    table["campaign"] = {
+        "name": plan.name, "method": plan.method, "methods": list(plan.methods), "fit": plan.fit,
+        "schedule": plan.schedule, "seed": plan.seed, "trust": plan.trust, "threads": plan.threads,
+        "buffers": plan.buffers, "ratios": plan.ratios, "timeout_s": plan.timeout_s,
+    }  # fmt: skip
+    target = ground.nets[plan.targets[0]].settings
+    net = {k: v for k, v in target.items() if k not in ("in_channels", "out_channels")}
+    table["net"] = {
+        **net,
+        "patch": list(plan.patch),
+        "specific": list(plan.specific),
+        "fusable": list(plan.fusable),
+    }
+    if plan.weights is not None:
+        table["net"]["weights"] = str(plan.weights)
+    for name, stage in (("train", plan.train), ("adapt", plan.adapt), ("finetune", plan.finetune)):
+        values = {k: getattr(stage, k) for k in stage.__dataclass_fields__}
+        values.pop("epochs" if stage.steps else "steps")
+        table[name] = values
+    return table
+
+
+def assemble(
+    ground: Ground, outcomes: list[Outcome], forgotten: list[dict[str, Any]], traffic: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Everything in one table, rows in the order in which they were asked for."""
+    return {
+        "format": "fedmerge-results/1",
+        "campaign": resolved(ground),
+        "environment": environment(ground),
+        "sites": [
+            {"name": s.site, "role": s.role, "labels": list(s.labels), "train": s.train, "validate": s.validate,
+             "test": s.test, "disjoint_by": "patient" if s.by_patient else "case"}
+            for s in ground.sites.values()
+        ],
+        "rows": [stage for outcome in outcomes for stage in outcome.stages],
+        "ratios": [outcome.ratios for outcome in outcomes if outcome.ratios],
+        "forgetting": forgotten,
+        "traffic": traffic,
+    }  # fmt: skip

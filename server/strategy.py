@@ -1,0 +1,239 @@
+"""FedMerge: Flower's strategy whose `start` runs a campaign's plan.
+
+Flower's own loop alternates training and evaluation of all nodes for a number of rounds. A campaign is something else:
+sources in a chain, a target that adapts, rows that share the sources' work. So `start` is overridden, and what
+Flower's loop would call has nothing to configure.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedmerge import fusion, params, tasks, wire
+from fedmerge.errors import ConfigError
+from server import plan as plans
+from server import rows, training
+from server.exchange import Ask, Conversation, Exchange
+from server.ground import Ground, lay
+from server.outcome import assemble, mean_of
+from server.plan import Plan
+from server.rows import Outcome, Place
+from server.store import Store, key
+
+log = logging.getLogger("fedmerge")
+
+
+class FedMerge(Strategy):
+    """Runs a plan and collects its results.
+
+    Args:
+        plan: the campaign.
+        store: where contributions and finished phases are kept; what is there already is not done again.
+        methods: the rows to run.
+        seeds: draws of the target's cases and their order.
+        chains: independent trainings of the sources.
+        target_cases: how many cases the target trains on; 0 for as many as its own settings say.
+        at_once: how many conversations go on at the same time.
+        patience_s: how long to wait for the sites to appear.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        *,
+        methods: list[fusion.Method],
+        seeds: tuple[int, ...] = (0,),
+        chains: tuple[int, ...] = (0,),
+        target_cases: int = 0,
+        at_once: int = 1,
+        patience_s: float = 20.0,
+    ) -> None:
+        self.plan, self.store, self.methods = plan, store, methods
+        self.seeds, self.chains, self.target_cases = seeds, chains, target_cases
+        self.at_once, self.patience_s = at_once, patience_s
+        self.results: dict[str, Any] = {}
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 1,
+        timeout: float = 0.0,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the plan from the roll call to the results; `self.results` has the form of results.json.
+
+        Only `grid` and `timeout` (seconds a site may take for one task; 0: the plan's) are used.
+
+        Raises:
+            FedmergeError: a setting, a site or what a site sent stands against the plan; finished phases are kept.
+        """
+        began = time.monotonic()
+        exchange = Exchange(grid, timeout or self.plan.timeout_s)
+        exchange.traffic += (self.store.phase("traffic") or {"lines": []})["lines"]
+        try:
+            ground = self._roll_call(exchange)
+            self._train(ground, exchange)
+            outcomes = self._rows(ground, exchange)
+            forgotten = self._forgetting(ground, exchange, outcomes)
+        finally:
+            self.store.keep_phase("traffic", {"lines": exchange.traffic})
+        self.results = assemble(ground, outcomes, forgotten, exchange.traffic)
+        log.info("the campaign took %.1f s", time.monotonic() - began)
+        return Result()
+
+    def _roll_call(self, exchange: Exchange) -> Ground:
+        plan = self.plan
+        describe = tasks.to_table(tasks.Describe(plan.name, plan.patch, plan.threads))
+        told = exchange.roll_call(plan.residents, describe, self.patience_s)
+        ground = lay(plan, self.store, told)
+        for name, site in ground.sites.items():
+            by = "patients" if site.by_patient else "cases (its names tell no patients)"
+            log.info(
+                "%s: %s, labels %s, %d train, %d validation, %d test cases, disjoint by %s",
+                name, site.role, ", ".join(site.labels), site.train, site.validate, site.test, by,
+            )  # fmt: skip
+        for method in self.methods:
+            plans.check_method(plan, method)
+        if any(m.sources == "pooled" for m in self.methods) and not all(
+            site.simulation for site in ground.sites.values()
+        ):
+            raise ConfigError("'pooled' needs all patients in one place, which only a simulation has")
+        return ground
+
+    def _train(self, ground: Ground, exchange: Exchange) -> None:
+        """Phase one: the sources, and beside them what `pooled` needs; then the target gets what it starts from."""
+        kinds = {method.sources for method in self.methods}
+        conversations: list[Conversation] = []
+        for chain in self.chains:
+            if kinds & {"one", "all"}:
+                conversations += training.sources(ground, chain)
+            if "pooled" in kinds:
+                conversations += [training.pooled(ground, chain, t) for t in self.plan.targets]
+        exchange.converse(conversations, self.at_once)
+        near = self.plan.fit == "near"
+        exchange.converse(
+            [
+                rows.deliver(
+                    ground,
+                    target,
+                    chain,
+                    [
+                        made
+                        for (number, name), made in ground.made.items()
+                        if number == chain and (near or name == f"{training.POOLED}:{target}")
+                    ],
+                )
+                for target in self.plan.targets
+                for chain in self.chains
+            ],
+            self.at_once,
+        )
+
+    def places(self, ground: Ground) -> list[Place]:
+        """The table's rows, in the order in which they run.
+
+        Raises:
+            ConfigError: the target has fewer cases than asked for.
+        """
+        places = []
+        for target in self.plan.targets:
+            there = ground.sites[target].train
+            cases = self.target_cases or there
+            places += [
+                Place(method, seed, chain, target, cases)
+                for chain in self.chains
+                for seed in self.seeds
+                for method in self.methods
+            ]
+        return places
+
+    def _rows(self, ground: Ground, exchange: Exchange) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        exchange.converse([rows.row(ground, p, outcomes) for p in self.places(ground)], self.at_once)
+        return outcomes
+
+    def _forgetting(self, ground: Ground, exchange: Exchange, outcomes: list[Outcome]) -> list[dict[str, Any]]:
+        """Somebody's P with a source's own S on that source's test cases, where the source takes it in."""
+        lines: list[dict[str, Any]] = []
+        willing = [
+            name for name in self.plan.sources
+            if name in ground.sites and ground.sites[name].receive_fused
+            and ground.sites[name].test + ground.sites[name].validate
+        ]  # fmt: skip
+        merged = [o for o in outcomes if o.fused is not None]
+        seen: set[tuple[int, str, str]] = set()
+        work = []
+        for task in willing:
+            for (chain, name), made in ground.made.items():
+                if not name.startswith(training.POOLED) and (chain, task) in ground.made:
+                    columns = {"weights": name, "task": task, "seed": self.seeds[0], "chain": chain,
+                               "target_cases": merged[0].place.cases if merged else self.target_cases}  # fmt: skip
+                    body = params.split(made.contribution.weights, ground.nets[task].fusable)[0]
+                    work.append(self._forget(ground, task, chain, body, columns, lines))
+            for outcome in merged:
+                place = outcome.place
+                columns = {"weights": place.method.name, "task": task, "seed": place.seed, "chain": place.chain,
+                           "target_cases": place.cases}  # fmt: skip
+                if len(self.plan.targets) > 1:
+                    columns["target"] = place.target
+                work.append(self._forget(ground, task, place.chain, outcome.fused or {}, columns, lines))
+        seen.clear()
+        exchange.converse(work, self.at_once)
+        return sorted(lines, key=lambda line: (line["chain"], line["seed"], line["task"]))
+
+    def _forget(
+        self,
+        ground: Ground,
+        site: str,
+        chain: int,
+        body: params.Params,
+        columns: dict[str, Any],
+        lines: list[dict[str, Any]],
+    ) -> Conversation:
+        own = ground.made[chain, site]
+        weights = {**own.contribution.weights, **body}
+        name = key(kind="forgetting", weights=params.digest(weights), data=ground.sites[site].data)
+        phase = self.store.phase(name)
+        if phase is None:
+            task = tasks.Score(ground.nets[site], ground.sites[site].channels, self.plan.threads)
+            payload = {"weights": wire.params_to_bytes(weights)}
+            answer = yield Ask(site, "evaluate.score", tasks.to_table(task), payload, "forgetting")
+            phase = answer.task
+            self.store.keep_phase(name, phase)
+        cases = phase["cases"] or []
+        lines.append({**columns, "dice": mean_of(cases)})
+
+    def summary(self) -> None:
+        """Log the plan in one line."""
+        log.info("%s: %s", self.plan.name, ", ".join(m.name for m in self.methods))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Nothing: a campaign has phases, not Flower's rounds."""
+        return ()
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Nothing: the plan fuses where it has all contributions."""
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Nothing: targets score their own rows."""
+        return ()
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Nothing: scores come with the phases."""
+        return None

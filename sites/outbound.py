@@ -1,0 +1,79 @@
+"""The one door out: whatever leaves a site passes here, and the site's own policy decides.
+
+A refusal says which line of the policy stands against it; it never says anything about a patient.
+"""
+
+import dataclasses
+import hmac
+import secrets
+from typing import Any
+
+import torch
+
+from fedmerge import wire
+from fedmerge.contribution import Contribution
+from fedmerge.errors import Refused
+from fedmerge.tasks import CaseScore
+from sites.config import Site
+
+
+def contribution(site: Site, made: Contribution) -> bytes:
+    """A contribution as bytes, reduced to what the policy lets go.
+
+    Raises:
+        Refused: the policy lets no weights go, wants more cases, or fewer bytes.
+    """
+    policy = site.policy
+    if not policy.weights:
+        raise Refused(f"{site.name}: policy line 'weights = false': no weights leave this site")
+    if made.cases < policy.min_cases:
+        raise Refused(f"{site.name}: policy line 'min_cases = {policy.min_cases}': expected as many, got {made.cases}")
+    data = wire.to_bytes(dataclasses.replace(made, fisher=_fisher(policy.fisher, made)))
+    if policy.max_bytes is not None and len(data) > policy.max_bytes:
+        raise Refused(f"{site.name}: policy line 'max_bytes = {policy.max_bytes}': the contribution has {len(data)}")
+    return data
+
+
+def _fisher(allowed: str, made: Contribution) -> dict[str, torch.Tensor]:
+    """The Fisher in full, as its mean over each output channel, or as ones."""
+    if allowed == "full":
+        return made.fisher
+    if allowed == "none":
+        return {name: torch.ones_like(value) for name, value in made.fisher.items()}
+    return {
+        name: value.flatten(1).mean(1).view(-1, *[1] * (value.dim() - 1)).expand_as(value).contiguous()
+        if value.dim() > 1
+        else value
+        for name, value in made.fisher.items()
+    }
+
+
+def scores(site: Site, cases: list[CaseScore]) -> list[CaseScore] | None:
+    """Test scores as the policy lets them go: by case (by pseudonym in a deployment), their mean, or none."""
+    if not site.policy.metrics:
+        return None
+    if not site.policy.per_case_metrics:
+        labels = list(cases[0]["dice"]) if cases else []
+        means: dict[str, Any] = {}
+        for label in labels:
+            known = [c["dice"][label] for c in cases if c["dice"][label] is not None]
+            means[label] = sum(known) / len(known) if known else None
+        return [{"case": "all", "dice": means}]
+    if site.simulation:
+        return cases
+    return [{**case, "case": pseudonym(site, case["case"])} for case in cases]
+
+
+def pseudonym(site: Site, case: str) -> str:
+    """A name for a case that only this site can trace back: an HMAC under a key that never leaves it."""
+    path = site.work / "pseudonyms.key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(secrets.token_bytes(32))
+        path.chmod(0o600)
+    return "case-" + hmac.new(path.read_bytes(), case.encode(), "sha256").hexdigest()[:10]
+
+
+def model(site: Site, data: bytes) -> dict[str, bytes]:
+    """The fine-tuned model as a payload, where the policy releases it; else no payload."""
+    return {"model": data} if site.policy.release_finetuned else {}

@@ -1,0 +1,196 @@
+"""What a site does as a source: describe itself, train at home, take the Fisher, score a model on its own task."""
+
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedmerge import devices, evaluation, fisher, nets, params, partition, tasks, training, transport, wire
+from fedmerge.contribution import Contribution
+from fedmerge.errors import ConfigError, Refused
+from sites import cases, outbound, predict
+from sites.cases import Case
+from sites.config import Site
+from sites.progress import report
+
+
+def parts(
+    site: Site, patch: tuple[int, ...], *, seed: int = 0, target_cases: int | None = None
+) -> dict[str, list[Case]]:
+    """The site's cases, read and prepared: train (drawn and ordered by `seed`), validate, test."""
+    chosen = cases.select(cases.find(site.data), site.data.cases)
+    split = cases.split(chosen, site.data, seed=seed, target_cases=target_cases)
+    return {
+        name: cases.load(site, found, patch=patch)
+        for name, found in (("train", split.train), ("validate", split.validate), ("test", split.test))
+    }
+
+
+def validator(site: Site, held: list[Case]) -> Callable[[nn.Module], float] | None:
+    """Mean Dice on the validation cases, as a function of a net; None where there are no such cases."""
+    if not held:
+        return None
+    labels = tuple(site.data.labels)
+    return lambda net: evaluation.mean_dice(s["dice"] for s in predict.score(net, held, labels)) or 0.0
+
+
+def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
+    """The site in numbers; reads every selected case on the way."""
+    asked = tasks.from_table(tasks.Describe, task, "server")
+    policy = site.policy
+    if policy.campaigns is not None and asked.campaign not in policy.campaigns:
+        raise Refused(f"{site.name}: policy line 'campaigns' does not list '{asked.campaign}'")
+    if policy.roles is not None and site.role not in policy.roles:
+        raise Refused(f"{site.name}: policy line 'roles' does not list '{site.role}'")
+    chosen = cases.select(cases.find(site.data), site.data.cases)
+    split = cases.split(chosen, site.data, seed=0, target_cases=None)
+    everyone = [*split.validate, *split.test, *split.train]
+    cases.load(
+        site,
+        everyone,
+        patch=asked.patch,
+        progress=lambda done: report(site.name, "reading cases", done, len(everyone)),
+    )
+    return tasks.to_table(
+        tasks.Description(
+            site=site.name,
+            role=site.role,
+            labels=tuple(site.data.labels),
+            channels=site.data.modalities,
+            train=len(split.train),
+            validate=len(split.validate),
+            test=len(split.test),
+            by_patient=split.by_patient,
+            data=f"{cases.digest(chosen, site.data, site.scanner)}:{site.data.validate}:{site.data.test}",
+            device=devices.describe(),
+            simulation=site.simulation,
+            receive_fused=policy.receive_fused,
+        )
+    )
+
+
+def build(net: tasks.Net, seed: int) -> nn.Module:
+    """The net of a task, freshly initialised."""
+    return nets.build(net.settings, in_channels=net.in_channels, out_channels=net.out_channels, seed=seed)
+
+
+def contribute(
+    site: Site, task: dict[str, Any], payload: transport.Payload
+) -> tuple[dict[str, Any], transport.Payload]:
+    """Train from the given start, take the Fisher, pack the contribution; done before, it is sent again."""
+    asked = tasks.from_table(tasks.Contribute, task, "server")
+    _check_net(site, asked.net)
+    own = parts(site, asked.net.patch)
+    return _train(site, asked, payload, own["train"], own["validate"], site.name)
+
+
+def pooled(
+    site: Site, sources: list[Site], task: dict[str, Any], payload: transport.Payload
+) -> tuple[dict[str, Any], transport.Payload]:
+    """Train one net with the target's labels on the training cases of all sources together."""
+    asked = tasks.from_table(tasks.Contribute, task, "server")
+    together = [case for source in sources for case in parts(source, asked.net.patch)["train"]]
+    return _train(site, asked, payload, together, [], "pooled")
+
+
+def _train(
+    site: Site,
+    asked: tasks.Contribute,
+    payload: transport.Payload,
+    train: list[Case],
+    held: list[Case],
+    name: str,
+) -> tuple[dict[str, Any], transport.Payload]:
+    kept = site.work / "contributions" / f"{asked.key}.safetensors"
+    began = time.monotonic()
+    settings = training.Settings(**asked.settings)
+    loss = None
+    if not kept.exists():
+        net = build(asked.net, asked.seed)
+        partition.check_buffers(net, reestimate=asked.buffers == "re-estimate")
+        params.load(net, wire.params_from_bytes(payload["start"]))
+        history = training.train(
+            net,
+            cases.batches(train, settings.batch_size, asked.seed),
+            settings,
+            seed=asked.seed,
+            rates={n: settings.lr for n, _ in net.named_parameters()},
+            validate=validator(site, held) if settings.validate_every else None,
+            checkpoint=site.work / "checkpoints" / f"{asked.key}.safetensors",
+            checkpoint_every=max(100, settings.steps // 10),
+            progress=lambda record: report(name, "training", record.step, settings.steps),
+        )
+        loss = history.records[-1].loss if history.records else None
+        contribution = Contribution(
+            site=name,
+            net=nets.canonical(
+                asked.net.settings, in_channels=asked.net.in_channels, out_channels=asked.net.out_channels
+            ),
+            labels=asked.net.labels,
+            channels=site.data.modalities,
+            cases=len(train),
+            ancestor=asked.ancestor,
+            parent=asked.parent,
+            weights=params.of(net),
+            fisher=_fisher(asked, net, train, name),
+            fisher_labels=asked.fisher,
+            settings=asked.key,
+        )
+        keep(kept, outbound.contribution(site, contribution))
+    answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, loss)
+    return tasks.to_table(answer), {"contribution": kept.read_bytes()}
+
+
+def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Case], name: str) -> params.Params:
+    """The diagonal Fisher of P and the norm parameters over the first training cases, never of the heads."""
+    if asked.fisher == "none":
+        return {}
+    names = [n for n, _ in net.named_parameters() if n in {*asked.net.fusable, *asked.net.norms}]
+    some = train[: asked.fisher_cases or None]
+    return fisher.diagonal(
+        net,
+        ((case.image, case.label) for case in some),
+        names,
+        labels=asked.fisher,  # type: ignore[arg-type]  # the plan allows the two words only
+        generator=torch.Generator().manual_seed(asked.seed),
+        progress=lambda done: report(name, "Fisher", done, len(some)),
+    )
+
+
+def score(site: Site, task: dict[str, Any], payload: transport.Payload) -> dict[str, Any]:
+    """Dice of the given weights on this site's test cases (its validation cases where it holds no test cases)."""
+    asked = tasks.from_table(tasks.Score, task, "server")
+    if not site.policy.receive_fused:
+        raise Refused(f"{site.name}: policy line 'receive_fused = false': no merged model is taken in")
+    own = parts(site, asked.net.patch)
+    net = build(asked.net, 0)
+    params.load(net, wire.params_from_bytes(payload["weights"]))
+    found = predict.score(net, own["test"] or own["validate"], tuple(site.data.labels))
+    return tasks.to_table(tasks.Scored(outbound.scores(site, found)))
+
+
+def _check_net(site: Site, net: tasks.Net) -> None:
+    """What the server asks for has to fit what the site holds and allows.
+
+    Raises:
+        Refused: the net is not on the policy's list, or its labels or channels are not the site's.
+    """
+    allowed = site.policy.nets
+    if allowed is not None and net.settings.get("name") not in allowed:
+        raise Refused(f"{site.name}: policy line 'nets' does not list '{net.settings.get('name')}'")
+    if net.labels != tuple(site.data.labels):
+        raise Refused(f"{site.name}: the task expected labels {net.labels}, got {tuple(site.data.labels)}")
+    if net.in_channels != len(site.data.modalities):
+        raise ConfigError(f"{site.name}: expected {net.in_channels} channels, got {len(site.data.modalities)}")
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Write a file of the site's own so that it is absent or whole, whoever else writes it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    partial.write_bytes(data)
+    partial.replace(path)

@@ -1,0 +1,271 @@
+"""What a site does as the target: take in weights, adapt (near or far), fine-tune, score on its own test cases."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fedmerge import devices, fusion, params, partition, tasks, training, transport, wire
+from fedmerge.contribution import Contribution
+from fedmerge.errors import Refused
+from fedmerge.fusion import mixing, recipe
+from fedmerge.fusion.mixing import Mix
+from fedmerge.params import Params
+from sites import cases, outbound, predict
+from sites.config import Site
+from sites.progress import report
+from sites.source import build, keep, parts, validator
+
+Answer = tuple[dict[str, Any], transport.Payload]
+
+
+def receive(site: Site, task: dict[str, Any], payload: transport.Payload) -> dict[str, Any]:
+    """Keep weights by their digest; the bytes are checked when a task opens them."""
+    asked = tasks.from_table(tasks.Receive, task, "server")
+    for name in asked.digests:
+        if name in payload:
+            keep(_received(site, name), payload[name])
+    return tasks.to_table(tasks.Receive(tuple(n for n in asked.digests if _received(site, n).exists())))
+
+
+def _received(site: Site, name: str) -> Path:
+    return site.work / "received" / f"{name.removeprefix('sha256:')}.safetensors"
+
+
+def _contribution(site: Site, name: str) -> Contribution:
+    path = _received(site, name)
+    if not path.exists():
+        raise Refused(f"{site.name}: expected the weights {name[:15]} to have come before this task")
+    return wire.from_bytes(path.read_bytes(), site=site.name)
+
+
+class Bench:
+    """The target's workplace for one row: its cases, its net at the row's start, and what it mixes."""
+
+    def __init__(self, site: Site, row: tasks.Row, *, far: bool = False) -> None:
+        self.site, self.row = site, row
+        self.method = fusion.Method(**row.method)
+        self.folder = site.work / "rows" / row.key
+        own = parts(site, row.net.patch, seed=row.seed, target_cases=row.target_cases)
+        self.train, self.test = own["train"], own["test"]
+        self.validate = validator(site, own["validate"]) or (lambda net: 0.0)
+        self.net = build(row.net, row.net_seed)
+        partition.check_buffers(self.net, reestimate=row.buffers == "re-estimate")
+        self.mix: Mix | None = None
+        self.fused: Params = {}
+        _overlay(self.net, wire.params_from_bytes(_received(site, row.ancestor).read_bytes()))
+        if not far:
+            self._start()
+
+    def _start(self) -> None:
+        """Lay the source's, or the merged, parameters over the ancestor's."""
+        given = [_contribution(self.site, name) for name in self.row.digests]
+        if self.method.sources in ("one", "pooled"):
+            body = {*self.row.net.fusable, *self.row.net.other}
+            body |= set(self.row.net.norms) if self.method.norms == "kept" else set()
+            body |= set(self.row.net.heads) if self.method.heads == "kept" else set()
+            _overlay(self.net, params.split(given[0].weights, body)[0])
+        elif self.method.sources == "all":
+            self.mix = recipe.mix(
+                self.method,
+                [c.weights for c in given],
+                [c.fisher for c in given],
+                self.row.net.fusable,
+                axes=partition.kernel_axes(self.net),
+                who=self.row.sources,
+            )
+            self.logits = recipe.starting_logits(self.mix, self.method, self.row.seed)
+            self.refuse(self.logits)
+
+    def refuse(self, logits: Params) -> None:
+        """Fuse anew with these logits and put the result into the net."""
+        if self.mix is not None:
+            self.fused = mixing.fuse(self.mix, mixing.ratios(logits, self.row.ratios))  # type: ignore[arg-type]
+            params.load(self.net, self.fused)
+
+    def score(self, keep_in: str = "") -> list[tasks.CaseScore] | None:
+        """Dice on the test cases, as the policy lets it go; predictions stay in the site's folder."""
+        folder = self.site.work / "predictions" / self.row.label if keep_in else None
+        found = predict.score(self.net, self.test, self.row.net.labels, keep=folder)
+        return outbound.scores(self.site, found)
+
+    def batches(self, size: int, offset: int = 0) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """The row's batches; fine-tuning goes on in the stream where adaptation stopped."""
+        stream = cases.batches(self.train, size, self.row.seed)
+        return lambda step: stream(step + offset)
+
+
+def _overlay(net: nn.Module, given: Params) -> None:
+    """Load what the net has under the same name and shape; a stem with other channels keeps its own."""
+    own = params.shapes(net)
+    params.load(net, {n: v for n, v in given.items() if own.get(n) == tuple(v.shape)})
+
+
+def _adaptation(bench: Bench) -> training.Run:
+    """The target's own parameters S train; for a fit, the gradient of the merged weights is kept as well."""
+    assert bench.row.adapt is not None  # noqa: S101 - the server sends this task to rows with an adaptation only
+    settings = training.Settings(**bench.row.adapt)
+    fixed = set(bench.row.net.fusable)
+    return training.Run(
+        bench.net,
+        bench.batches(settings.batch_size),
+        settings,
+        seed=bench.row.seed,
+        rates={n: settings.lr for n, _ in bench.net.named_parameters() if n not in fixed},
+        watch=bench.row.net.fusable if bench.method.chooser == "fitted" else (),
+    )
+
+
+def _due(settings: dict[str, Any], step: int) -> bool:
+    every = settings["validate_every"]
+    return bool(every) and step % every == 0
+
+
+def _gradient(net: nn.Module, names: tuple[str, ...]) -> Params:
+    own = dict(net.named_parameters())
+    return {n: own[n].grad.detach() for n in names}  # type: ignore[union-attr]  # watched: the step made them
+
+
+def adapt(site: Site, task: dict[str, Any]) -> Answer:
+    """Near: fit the logits and S (or S alone) on the target's cases in one go."""
+    row = tasks.from_table(tasks.Row, task, "server")
+    folder = site.work / "rows" / row.key
+    if (done := folder / "adapted.json").exists():  # the answer was lost on its way: give it again
+        return json.loads(done.read_text()), {"logits": (folder / "logits.safetensors").read_bytes()}
+    began = time.monotonic()
+    bench = Bench(site, row)
+    start = bench.score()
+    run = _adaptation(bench)
+    settings, curve = row.adapt or {}, []
+
+    def respond(step: int, fused: Params) -> Params:
+        params.load(bench.net, fused)
+        if _due(settings, step):
+            curve.append((step, bench.validate(bench.net)))
+        run.advance(step + 1)
+        report(site.name, f"adapting {row.label}", step + 1, settings["steps"])
+        return _gradient(bench.net, row.net.fusable) if bench.method.chooser == "fitted" else {}
+
+    if bench.mix is not None and bench.method.chooser == "fitted":
+        bench.logits = mixing.fit(
+            bench.mix,
+            respond,
+            steps=settings["steps"],
+            lr=row.logits_lr,
+            kind=row.ratios,  # type: ignore[arg-type]
+        )
+    else:
+        for step in range(settings["steps"]):
+            respond(step, {})
+    bench.refuse(bench.logits)
+    curve.append((settings["steps"], bench.validate(bench.net)))
+    answer = tasks.Adapted(
+        curve=curve,
+        fused=params.digest(bench.fused),
+        steps=settings["steps"],
+        seconds=time.monotonic() - began,
+        start=start,
+        adapted=bench.score(),
+    )
+    keep(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))
+    keep(folder / "logits.safetensors", wire.params_to_bytes(bench.logits))
+    keep(folder / "adapted.json", json.dumps(tasks.to_table(answer)).encode())
+    return tasks.to_table(answer), {"logits": wire.params_to_bytes(bench.logits)}
+
+
+def pull(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer:
+    """Far: one step on merged weights that the server made; the state of S waits on the site's disk."""
+    asked = tasks.from_table(tasks.Pull, task, "server")
+    row, step, began = asked.row, asked.step, time.monotonic()
+    settings = row.adapt or {}
+    folder = site.work / "rows" / row.key
+    done, state = folder / f"pulled-{step}.safetensors", folder / f"far-{step}.safetensors"
+    if done.exists():  # the answer was lost on its way: give it again
+        return json.loads(done.with_suffix(".json").read_text()), {"gradient": done.read_bytes()}
+    bench = Bench(site, row, far=True)
+    params.load(bench.net, wire.params_from_bytes(payload["fused"]))
+    start = bench.score() if step == 0 else None
+    run = _adaptation(bench)
+    if step:
+        run.restore(state)
+        params.load(bench.net, wire.params_from_bytes(payload["fused"]))
+    last = step == settings["steps"]
+    curve = [(step, bench.validate(bench.net))] if last or _due(settings, step) else []
+    if last:
+        keep(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))
+        answer = tasks.Pulled(curve, time.monotonic() - began, start, bench.score())
+        return tasks.to_table(answer), {}
+    run.advance(step + 1)
+    run.save(folder / f"far-{step + 1}.safetensors")
+    gradient = wire.params_to_bytes(_gradient(bench.net, row.net.fusable))
+    told = tasks.to_table(tasks.Pulled(curve, time.monotonic() - began, start))
+    keep(done.with_suffix(".json"), json.dumps(told).encode())
+    keep(done, gradient)
+    for old in (folder / f"pulled-{step - 1}.safetensors", folder / f"far-{step - 1}.safetensors"):
+        old.unlink(missing_ok=True)  # two steps back nobody can ask any more
+    report(site.name, f"adapting {row.label} (far)", step + 1, settings["steps"])
+    return told, {"gradient": gradient}
+
+
+def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer:
+    """Train everything on the target's cases; the epoch with the best validation Dice is kept."""
+    row = tasks.from_table(tasks.Row, task, "server")
+    folder = site.work / "rows" / row.key
+    began = time.monotonic()
+    if (done := folder / "fine-tuned.json").exists():
+        return json.loads(done.read_text()), outbound.model(site, (folder / "fine-tuned.safetensors").read_bytes())
+    adapted = folder / "adapted.safetensors"
+    bench = Bench(site, row, far=row.adapt is not None or "fused" in payload)
+    if row.adapt is not None:
+        params.load(bench.net, wire.params_from_bytes(adapted.read_bytes()))
+    elif "fused" in payload:
+        bench.fused = wire.params_from_bytes(payload["fused"])
+        params.load(bench.net, bench.fused)
+    offset = row.adapt["steps"] if row.adapt else 0
+    start = None if row.adapt else bench.score()
+    settings = training.Settings(**row.finetune)
+    history = training.train(
+        bench.net,
+        bench.batches(settings.batch_size, offset),
+        settings,
+        seed=row.seed + offset,
+        rates={n: settings.lr for n, _ in bench.net.named_parameters()},
+        validate=bench.validate,
+        checkpoint=folder / "checkpoint.safetensors",
+        checkpoint_every=max(100, settings.steps // 4),
+        progress=lambda record: report(site.name, f"fine-tuning {row.label}", record.step, settings.steps),
+    )
+    answer = tasks.Finetuned(
+        curve=[(offset + r.step, r.validation) for r in history.records if r.validation is not None],
+        fused=params.digest(bench.fused),
+        best_step=offset + history.best_step,
+        steps=settings.steps,
+        seconds=time.monotonic() - began,
+        start=start,
+        finetuned=bench.score(keep_in="fine-tuned"),
+    )
+    path = folder / "fine-tuned.safetensors"
+    wire.write_model(params.of(bench.net), card(bench), path)
+    keep(done, json.dumps(tasks.to_table(answer)).encode())
+    return tasks.to_table(answer), outbound.model(site, path.read_bytes())
+
+
+def card(bench: Bench) -> dict[str, Any]:
+    """What a model file says of itself: enough to build the net, prepare an image and name the labels."""
+    row, data = bench.row, bench.site.data
+    return {
+        "net": row.net.settings,
+        "in_channels": row.net.in_channels,
+        "labels": list(row.net.labels),
+        "channels": list(data.modalities),
+        "patch": list(row.net.patch),
+        "spacing_mm": list(data.spacing_mm) if data.spacing_mm else None,
+        "method": bench.method.name,
+        "sources": list(row.sources),
+        "target_cases": row.target_cases,
+        "seed": row.seed,
+        "device": devices.describe(),
+    }

@@ -1,0 +1,176 @@
+"""The in-process Grid, and conversations over it: copies, order, failures by name, late replies, traffic."""
+
+import threading
+import time
+
+import pytest
+from flwr.app import Error, Message
+from flwr.clientapp import ClientApp
+
+from fedmerge import transport
+from fedmerge.errors import CampaignStopped, ConfigError, Refused
+from server.exchange import Ask, Exchange
+from server.inprocess import InProcessGrid
+
+NAMES = ("north", "south", "harbour")
+
+
+def echo_app(behave=None):
+    """A ClientApp whose sites say their name and send back what they got, after `behave(site, task)`."""
+    app = ClientApp()
+
+    def site(context):
+        return NAMES[context.node_config["partition-id"]]
+
+    @app.query("describe")
+    def describe(message, context):
+        return Message(transport.pack({"site": site(context)}), reply_to=message)
+
+    @app.train("echo")
+    def echo(message, context):
+        task, payload = transport.unpack(message.content, "server")
+        error = behave(site(context), task) if behave else None
+        if error:
+            return Message(Error(code=2, reason=error), reply_to=message)
+        payload.get("x", bytearray())
+        return Message(transport.pack({**task, "by": site(context)}, payload), reply_to=message)
+
+    return app
+
+
+def exchange_with(app, workers=1, timeout_s=30.0):
+    exchange = Exchange(InProcessGrid(app, {}, len(NAMES), workers), timeout_s)
+    exchange.roll_call(NAMES, {}, patience_s=1.0)
+    return exchange
+
+
+def test_a_site_is_found_by_the_name_that_it_says():
+    """After the roll call a task for a name reaches the node that answered with it."""
+    heard = {}
+
+    def ask(site):
+        answer = yield Ask(site, "train.echo", {})
+        heard[site] = answer.task["by"]
+
+    exchange_with(echo_app()).converse([ask(name) for name in NAMES])
+    assert heard == {name: name for name in NAMES}
+
+
+def test_a_conversation_goes_on_with_the_answer_to_its_own_question():
+    """Three conversations of four questions each, two at a time, keep their order and their answers apart."""
+    heard = {name: [] for name in NAMES}
+
+    def talk(site):
+        for k in range(4):
+            answer = yield Ask(site, "train.echo", {"k": k}, {"x": bytes([k])})
+            heard[site].append((answer.task["k"], answer.payload["x"]))
+
+    exchange_with(echo_app(), workers=2).converse([talk(name) for name in NAMES], at_once=2)
+    assert all(heard[name] == [(k, bytes([k])) for k in range(4)] for name in NAMES)
+
+
+def test_a_failing_site_is_named_and_the_others_are_heard_out():
+    """What is under way when a site fails still arrives; what has not begun is not begun."""
+    heard = []
+    begun = threading.Event()
+
+    def behave(site, task):
+        if site == "north":
+            begun.wait(5)
+            return "its own log has the reason [0]"
+        begun.set()
+        time.sleep(0.05)
+        return None
+
+    def ask(site):
+        yield Ask(site, "train.echo", {})
+        heard.append(site)
+
+    exchange = exchange_with(echo_app(behave), workers=2)
+    with pytest.raises(CampaignStopped, match=r"north failed in train\.echo: its own log"):
+        exchange.converse([ask("north"), ask("south"), ask("harbour")], at_once=2)
+    assert heard == ["south"]
+
+
+def test_a_silent_site_is_named_after_the_campaigns_patience():
+    """A site that does not answer in time stops the campaign with its name."""
+    stop = threading.Event()
+
+    def behave(site, task):
+        stop.wait(5)
+
+    def ask():
+        yield Ask("south", "train.echo", {})
+
+    exchange = exchange_with(echo_app(behave), timeout_s=0.1)
+    with pytest.raises(CampaignStopped, match=r"south did not answer train\.echo"):
+        exchange.converse([ask()])
+    stop.set()
+
+
+def test_an_answer_that_is_no_task_is_refused_with_the_sites_name():
+    """A reply of another form names its sender."""
+    app = ClientApp()
+
+    @app.query("describe")
+    def describe(message, context):
+        return Message(message.content, reply_to=message)
+
+    grid = InProcessGrid(app, {}, 1)
+    with pytest.raises(Refused, match="node 2: expected a description"):
+        Exchange(grid, 5.0).roll_call(["north"], {}, patience_s=0.1)
+
+
+def test_too_few_nodes_end_in_a_sentence_with_the_command_that_helps():
+    """Flower's default of two nodes for three sites is told, with the number that is needed."""
+    grid = InProcessGrid(echo_app(), {}, 2)
+    with pytest.raises(ConfigError, match="num-supernodes=3"):
+        Exchange(grid, 5.0).roll_call(NAMES, {}, patience_s=0.1)
+
+
+def test_every_byte_is_counted_in_both_directions():
+    """Traffic is the sum of task and payload bytes, by sender, receiver and purpose."""
+
+    def ask():
+        yield Ask("north", "train.echo", {}, {"x": bytes(1000)}, what="contribution")
+        yield Ask("north", "train.echo", {}, {"x": bytes(500)}, what="contribution")
+
+    exchange = exchange_with(echo_app())
+    exchange.converse([ask()])
+    lines = {(t["from"], t["to"]): t for t in exchange.traffic if t["what"] == "contribution"}
+    assert lines["server", "north"]["messages"] == 2
+    assert lines["server", "north"]["bytes"] == 1500 + 2 * len("{}")
+    assert lines["north", "server"]["bytes"] == 1500 + 2 * len('{"by": "north"}')
+
+
+def test_a_site_gets_a_copy_of_the_message():
+    """What a site changes in its message does not change the sender's."""
+    app = ClientApp()
+
+    @app.query("describe")
+    def describe(message, context):
+        message.content.config_records["task"]["json"] = "changed"
+        return Message(message.content, reply_to=message)
+
+    grid = InProcessGrid(app, {}, 1)
+    sent = Message(transport.pack({"a": 1}), grid.get_node_ids()[0], "query.describe")
+    (reply,) = grid.send_and_receive([sent])
+    assert reply.content.config_records["task"]["json"] == "changed"
+    assert transport.unpack(sent.content, "me") == ({"a": 1}, {})
+
+
+def test_packing_and_unpacking_undo_each_other():
+    """A task and its payloads come out as they went in, empty payloads included."""
+    task, payload = {"a": [1, 2.5, None], "b": {"c": "ü"}}, {"x": b"", "y": bytes(range(256))}
+    assert transport.unpack(transport.pack(task, payload), "me") == (task, payload)
+
+
+def test_numpy_and_pickle_serialisations_are_refused():
+    """A payload that is not plain bytes is refused by its sender's name and the payload's."""
+    import numpy as np
+    from flwr.app import Array, ArrayRecord
+
+    content = transport.pack({})
+    content["payload"] = ArrayRecord({"weights": Array(np.zeros(3))})
+    with pytest.raises(Refused, match=r"south: payload 'weights' expected plain bytes, got numpy\.ndarray"):
+        transport.unpack(content, "south")
