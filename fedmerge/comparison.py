@@ -29,8 +29,8 @@ class Line:
     dice: dict[str, tuple[float, ...]]  # stage -> one value a run
     difference: tuple[float, ...]  # last stage, method minus T-IMM, one value a run that both have
     p: float | None  # Wilcoxon over the test cases, each case averaged over the runs
-    target_steps: tuple[int, ...]
-    seconds: tuple[float, ...]
+    target_steps: tuple[int, ...]  # of the last stage, one value a run
+    seconds: tuple[float, ...]  # at the target up to the last stage, one value a run
     errors: tuple[str, ...]
 
 
@@ -48,14 +48,10 @@ def _line(target: str, target_cases: int, method: str, rows: Sequence[Row], ever
     failed = [row for row in rows if row["status"] == "failed"]
     last = last_stage(rows)
     reference = last_stage(grouped(every).get(key, [])) if method != REFERENCE else {}
-    both = [
-        run for run in last if run in reference and None not in (last[run]["dice"], reference[run]["dice"])
-    ]
+    both = [run for run in last if run in reference and None not in (last[run]["dice"], reference[run]["dice"])]
     pair = None
     if both:
-        pair = evaluation.paired(
-            case_means(last[run] for run in both), case_means(reference[run] for run in both)
-        )
+        pair = evaluation.paired(case_means(last[run] for run in both), case_means(reference[run] for run in both))
     return Line(
         target=target,
         target_cases=target_cases,
@@ -69,9 +65,7 @@ def _line(target: str, target_cases: int, method: str, rows: Sequence[Row], ever
         difference=tuple(last[run]["dice"] - reference[run]["dice"] for run in both),
         p=None if pair is None else pair.p,
         target_steps=tuple(row["target_steps"] for row in last.values()),
-        seconds=tuple(
-            sum(row["seconds"] for row in rows if (row["seed"], row["chain"]) == run) for run in sorted(runs)
-        ),
+        seconds=tuple(row["seconds"] for row in last.values()),
         errors=tuple(dict.fromkeys(row["error"] for row in failed)),
     )
 

@@ -94,9 +94,7 @@ def ratios(results: Results) -> Figure:
         _draw_ratios(ax, fits, title, width, names=i == len(panels) - 1 or not same)
         ax.set_ylabel("mixing ratio", fontsize=9, color=INK)
         if i == 0:
-            ax.legend(
-                loc="upper left", bbox_to_anchor=(1.005, 1.0), frameon=False, fontsize=9, handlelength=3
-            )
+            ax.legend(loc="upper left", bbox_to_anchor=(1.005, 1.0), frameon=False, fontsize=9, handlelength=3)
     return figure
 
 
@@ -113,9 +111,7 @@ def paired(results: Results) -> Figure:
         if others:
             panels.append((part, others))
     if not panels:
-        return _sentence(
-            f"No method can be paired with {REFERENCE}: it has no finished row beside another's."
-        )
+        return _sentence(f"No method can be paired with {REFERENCE}: it has no finished row beside another's.")
     heights = [0.42 * len(others) + 0.9 for _, others in panels]
     figure = Figure(figsize=(8.2, sum(heights) + 0.3), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
@@ -165,11 +161,7 @@ def _mean_curve(curves: Sequence[Curve]) -> Curve:
 
 def _adaptation_steps(results: Results) -> int | None:
     """Where adaptation ends, if it ends at the same step in every row that has it."""
-    ends = {
-        row["target_steps"]
-        for row in results["rows"]
-        if row["stage"] == "adapted" and row["target_steps"] > 0
-    }
+    ends = {row["target_steps"] for row in results["rows"] if row["stage"] == "adapted" and row["target_steps"] > 0}
     return ends.pop() if len(ends) == 1 else None
 
 
@@ -190,9 +182,7 @@ def _curve_key(results: Results, wide: bool) -> list[Line2D]:
     known = any(row["method"] == REFERENCE for row in results["rows"])
     key = []
     if not wide:
-        ours = Line2D(
-            [], [], color=COLOURS[0], linestyle=DASHES[1], linewidth=2.0, label="the panel's method"
-        )
+        ours = Line2D([], [], color=COLOURS[0], linestyle=DASHES[1], linewidth=2.0, label="the panel's method")
         key += [ours, Line2D([], [], color=INK, linewidth=2.0, label=REFERENCE)][: 1 + known]
     if len({(row["seed"], row["chain"]) for row in results["rows"]}) > 1:
         key.append(Line2D([], [], color=GREY, linewidth=0.7, label="a run (thick: mean)"))
@@ -238,9 +228,7 @@ def _draw_ratios(ax: Axes, fits: Sequence[Row], title: str, width: float, *, nam
     kernel = fits[0]["grain"] == "kernel"
     ax.axhline(1 / len(sites), color=GREY, linewidth=0.8, linestyle=DOTS, zorder=0)
     for t, site in enumerate(sites):
-        values = [
-            np.concatenate([np.atleast_1d(fit["groups"][layer][t]) for fit in fits]) for layer in layers
-        ]
+        values = [np.concatenate([np.atleast_1d(fit["groups"][layer][t]) for fit in fits]) for layer in layers]
         colour, dash = COLOURS[t % len(COLOURS)], DASHES[(t + t // len(COLOURS)) % len(DASHES)]
         low, high = (5, 95) if kernel else (0, 100)
         bounds = np.array([np.percentile(v, [low, high]) for v in values]).T
@@ -249,13 +237,9 @@ def _draw_ratios(ax: Axes, fits: Sequence[Row], title: str, width: float, *, nam
             ax.errorbar(t, means[0], abs(bounds - means[0]), color=colour, marker="o", capsize=4, label=site)
         else:
             ax.fill_between(x, *bounds, color=colour, alpha=0.22, linewidth=0)
-            ax.plot(
-                x, means, color=colour, linestyle=dash, linewidth=1.6, marker="o", markersize=3, label=site
-            )
+            ax.plot(x, means, color=colour, linestyle=dash, linewidth=1.6, marker="o", markersize=3, label=site)
     spread = "band: 5th to 95th percentile of kernels" if kernel else "band: lowest to highest run"
-    ax.set_title(
-        f"{title} ({spread})" if kernel or len(fits) > 1 else title, fontsize=9, loc="left", color=INK
-    )
+    ax.set_title(f"{title} ({spread})" if kernel or len(fits) > 1 else title, fontsize=9, loc="left", color=INK)
     ax.set_ylim(0, 1)
     if len(layers) == 1:
         ax.set_xticks(range(len(sites)), sites)
@@ -306,15 +290,11 @@ def _draw_paired(
             medianprops={"color": INK, "linewidth": 1.4},
         )
         if len(by_run) > 1:
-            ax.scatter(
-                by_run, [y] * len(by_run), s=26, marker="D", color=COLOURS[1], zorder=3, edgecolors="white"
-            )
+            ax.scatter(by_run, [y] * len(by_run), s=26, marker="D", color=COLOURS[1], zorder=3, edgecolors="white")
         p = "" if test.p is None else ("< 0.001" if test.p < 0.001 else f"{test.p:.3f}")
         mean = f"{test.mean_difference:+.3f}".replace("-", "\u2212")
         for x, text in zip(NOTES.values(), (mean, f"{test.wins} of {test.n}", p)):
-            ax.text(
-                x, y, text, transform=ax.get_yaxis_transform(), va="center", ha="right", fontsize=8, color=INK
-            )
+            ax.text(x, y, text, transform=ax.get_yaxis_transform(), va="center", ha="right", fontsize=8, color=INK)
     for name, x in NOTES.items():
         ax.text(
             x,

@@ -51,7 +51,7 @@ def failures(lines: Iterable[Line]) -> list[str]:
 
 
 def legend(results: Results) -> list[str]:
-    """What the reader of the table has to know, in sentences; notes of the run itself come last."""
+    """What the reader of the table has to know, in sentences."""
     runs = {(row["seed"], row["chain"]) for row in results["rows"]}
     spread = (
         f"Mean ± standard deviation over {len(runs)} runs (seeds and chains)."
@@ -63,8 +63,9 @@ def legend(results: Results) -> list[str]:
         f"'to {REFERENCE}' is the method's last stage minus that of {REFERENCE}, run by run; p is Wilcoxon's "
         "signed-rank test over the test cases (each averaged over the runs), not corrected for the number of "
         "methods: it speaks of these trained models, not of another seed.",
-        "Target steps are gradient steps on the target's training cases: adaptation plus fine-tuning.",
-        *(note for note in results.get("notes", []) if isinstance(note, str)),
+        "Target steps are gradient steps on the target's training cases: adaptation plus fine-tuning; seconds "
+        "are the target's, scoring included.",
+        *_disjoint(results),
     ]
 
 
@@ -82,8 +83,7 @@ def markdown(results: Results) -> str:
         _forgetting(results),
         "\n".join(f"![{name}]({file})" for name, (file, _) in FIGURES.items()),
         _traffic(results),
-        "## Environment\n\n"
-        + "\n".join(f"- {name}: {value}" for name, value in results["environment"].items()),
+        "## Environment\n\n" + "\n".join(f"- {name}: {value}" for name, value in results["environment"].items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -153,13 +153,25 @@ def _forgetting(results: Results) -> str:
     found: dict[tuple[str, str], list[float]] = {}
     for record in results["forgetting"]:
         if record["dice"] is not None:
-            found.setdefault((record["weights"], record["task"]), []).append(record["dice"])
+            weights = f"{record['weights']} ({record['target']})" if "target" in record else record["weights"]
+            found.setdefault((weights, record["task"]), []).append(record["dice"])
     tasks = list(dict.fromkeys(task for _, task in found))
-    weights = list(dict.fromkeys(name for name, _ in found))
+    names = list(dict.fromkeys(name for name, _ in found))
     if not found:
         return ""
-    body = [[name, *(_spread(found.get((name, task), ())) for task in tasks)] for name in weights]
+    body = [[name, *(_spread(found.get((name, task), ())) for task in tasks)] for name in names]
     return "## Forgetting: Dice on each source's own task\n\n" + _grid(["weights", *tasks], body)
+
+
+def _disjoint(results: Results) -> list[str]:
+    """Where training and test cases might be the same patient's, as far as the sites know."""
+    blind = [site["name"] for site in results.get("sites", []) if site.get("disjoint_by") == "case"]
+    if not blind:
+        return []
+    return [
+        f"Cases are disjoint, patients cannot be shown to be: the names of cases tell no patients at "
+        f"{', '.join(blind)}."
+    ]
 
 
 def _traffic(results: Results) -> str:

@@ -168,9 +168,7 @@ def _check_row(place: str, row: Mapping[str, Any]) -> None:
         _check(inner, case, CASE)
         for label, dice in case["dice"].items():
             if dice is not None and not _is_share(dice):
-                raise DataError(
-                    f"{inner}: dice of '{label}' expected a number from 0 to 1 or null, got {_short(dice)}"
-                )
+                raise DataError(f"{inner}: dice of '{label}' expected a number from 0 to 1 or null, got {_short(dice)}")
     for inner, point in _each(f"{place}.curve", row["curve"]):
         pair = isinstance(point, list | tuple) and len(point) == 2
         if not (pair and COUNT[1](point[0]) and (point[1] is None or _is_share(point[1]))):
@@ -186,16 +184,12 @@ def _check_ratios(place: str, fitted: Mapping[str, Any]) -> None:
             )
         rows = values if fitted["grain"] == "kernel" else [[value] for value in values]
         if not all(isinstance(row, list) and row and all(map(_is_share, row)) for row in rows):
-            raise DataError(
-                f"{place}: the ratios of '{group}' expected numbers from 0 to 1, got {_short(values)}"
-            )
+            raise DataError(f"{place}: the ratios of '{group}' expected numbers from 0 to 1, got {_short(values)}")
         if len({len(row) for row in rows}) > 1:
             raise DataError(f"{place}: '{group}' expected equally many kernels at each site")
         for total in map(sum, zip(*rows)):
             if abs(total - 1) > 1e-3:
-                raise DataError(
-                    f"{place}: the ratios of '{group}' expected a sum of 1 over the sites, got {total:.4g}"
-                )
+                raise DataError(f"{place}: the ratios of '{group}' expected a sum of 1 over the sites, got {total:.4g}")
 
 
 def _short(value: object) -> str:

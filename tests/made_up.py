@@ -60,9 +60,7 @@ def row(method, seed, target, stage, final, ease, draw):
     """One row: Dice that saturates at `final`, each case with its own ease."""
     share = {"start": 0.05, "adapted": 0.8, "fine-tuned": 1.0}[stage]
     scored = [min(max(final * share + e + draw.gauss(0, 0.02), 0.0), 1.0) for e in ease]
-    curve = [
-        [s, min(1.0, final * (1 - 0.9 * math.exp(-s / 18)) + draw.gauss(0, 0.008))] for s in range(0, 101, 10)
-    ]
+    curve = [[s, min(1.0, final * (1 - 0.9 * math.exp(-s / 18)) + draw.gauss(0, 0.008))] for s in range(0, 101, 10)]
     return {
         "method": method,
         "seed": seed,
@@ -75,8 +73,7 @@ def row(method, seed, target, stage, final, ease, draw):
         "error": None,
         "dice": sum(scored) / len(scored),
         "cases": [
-            {"case": f"case_{i:03d}", "dice": {"anterior": dice, "posterior": dice}}
-            for i, dice in enumerate(scored)
+            {"case": f"case_{i:03d}", "dice": {"anterior": dice, "posterior": dice}} for i, dice in enumerate(scored)
         ],
         "curve": curve if stage == "fine-tuned" else [],
         "seconds": 4.0,
@@ -89,9 +86,7 @@ def mixing(method, seed, target, layers, draw):
     groups = {}
     for i in range(layers):
         name = f"contexts.{i // 3}.conv{i % 3 + 1}"
-        north = [
-            min(max(0.5 + 0.15 * math.sin(i) + draw.gauss(0, 0.08), 0), 1) for _ in range(8 if kernel else 1)
-        ]
+        north = [min(max(0.5 + 0.15 * math.sin(i) + draw.gauss(0, 0.08), 0), 1) for _ in range(8 if kernel else 1)]
         south = [1 - ratio for ratio in north]
         groups[name] = [north, south] if kernel else [north[0], south[0]]
     return {

@@ -82,7 +82,7 @@ def test_results_of_another_form_are_refused_with_the_place(ten, change, sentenc
 def test_more_keys_are_welcome(ten):
     """The form is a floor: a program may add what it likes, at any depth."""
     more = copy.deepcopy(ten)
-    more["notes"] = ["patients cannot be told apart"]
+    more["notes"] = ["anything"]
     more["rows"][0]["site"] = {"any": "thing"}
     results.validate(more)
 
@@ -184,11 +184,12 @@ def test_one_run_has_no_spread_and_the_page_says_so():
     assert "One run: there is no spread over seeds to show." in page
 
 
-def test_notes_of_the_run_stand_below_the_table(ten):
-    """What the run has to say about itself is printed word for word."""
-    assert "Cases, not patients, are disjoint." in report.markdown(
-        {**ten, "notes": ["Cases, not patients, are disjoint."]}
-    )
+def test_the_page_says_where_patients_cannot_be_told_apart(ten):
+    """A site that splits by case and not by patient is named below the table; others are not."""
+    sites = [{"name": "north", "disjoint_by": "case"}, {"name": "south", "disjoint_by": "patient"}]
+    page = report.markdown({**ten, "sites": sites})
+    assert "the names of cases tell no patients at north." in page
+    assert "tell no patients" not in report.markdown(ten)
 
 
 def test_a_bar_in_a_name_does_not_break_the_table(ten):

@@ -1,0 +1,81 @@
+"""The command `fedmerge`: every function here unpacks its options, calls the library, and prints.
+
+Torch, Flower and the rest are imported by the command that needs them, so that `fedmerge --help` answers at
+once.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from fedmerge import __version__
+from fedmerge.cli import check, fuse, inspect, phantom, predict, screen, simulate
+from fedmerge.errors import FedmergeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="fedmerge",
+    help="One segmentation model for a hospital with few patients, merged from models of hospitals "
+    "whose patients stay at home.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (
+    simulate.simulate,
+    check.check,
+    phantom.phantom,
+    fuse.fuse,
+    inspect.inspect,
+    predict.predict,
+):
+    app.command()(_command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fedmerge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and what is logged.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Options that stand before the command (`--debug` may stand anywhere)."""
+    context.obj = debug
+    screen.logging_to_stderr(debug)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 an error that a sentence explains, 1 an unexpected one.
+
+    Args:
+        arguments: what follows the command's name; the process's own arguments unless given.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    if debug:
+        given = ["--debug", *(word for word in given if word != "--debug")]
+    try:
+        app(given, prog_name="fedmerge")
+    except FedmergeError as error:
+        screen.complain(traceback.format_exc() if debug else f"error: {error}")
+        sys.exit(2)
+    except Exception as error:
+        screen.complain(
+            traceback.format_exc()
+            if debug
+            else f"error: unexpected {type(error).__name__}: {error}; run with --debug for the traceback"
+        )
+        sys.exit(1)

@@ -1,0 +1,120 @@
+"""`fedmerge predict`: label maps of new images, on the images' own grid."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedmerge.cli import progress, screen
+from fedmerge.errors import ConfigError, DataError, FedmergeError, NetError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ENDINGS = (".nii.gz", ".nii")
+
+
+def predict(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(help="A fine-tuned model that a campaign left (safetensors).")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="NIfTI images; for a model of several channels, one patient's files after the other.",
+            show_default=False,
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the label maps.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace label maps that --out holds already.")
+    ] = False,
+) -> None:
+    """Segment NIfTI images; each label map has the grid and affine of its image."""
+    for path in (model, *images):
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such file")
+    with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
+        net, info = load(model)
+        patients = by_patient(images, info["channels"])
+        maps = targets(patients, out)
+        taken = [path for path in maps if path.exists()]
+        if taken and not overwrite:
+            raise ConfigError(f"{taken[0]} exists already: --overwrite replaces it")
+        from sites import predict as site
+
+        for patient, path in zip(patients, maps):
+            site.predict_file(net, info, patient, path)
+            screen.say(str(path))
+    values = ", ".join(f"{k} {name}" for k, name in enumerate(info["labels"], start=1))
+    screen.say(f"labels: 0 background, {values}")
+
+
+def load(path: Path) -> "tuple[nn.Module, dict[str, Any]]":
+    """The net that a model file describes, with its weights, and the file's facts.
+
+    Raises:
+        FedmergeError: the file is no model of ours, or does not hold the whole net.
+    """
+    from fedmerge import nets, params, wire
+
+    weights, info = wire.read_model(path)
+    missing = [key for key in ("net", "labels", "channels", "patch") if key not in info]
+    if missing and "parameters" not in info:
+        raise DataError(f"{path}: expected a model that a campaign left, got a file without '{missing[0]}'")
+    channels = {"in_channels": info["in_channels"], "out_channels": len(info["labels"]) + 1}
+    try:
+        net = nets.build(info["net"], **channels, seed=0)
+        absent = [name for name in params.shapes(net) if name not in weights]
+        if absent:
+            raise NetError(
+                f"'{absent[0]}' and {len(absent) - 1} more parameters are missing: this is a merged body; "
+                "fine-tuned models can segment"
+            )
+        params.load(net, weights)
+    except FedmergeError as error:
+        raise NetError(f"{path}: {error}") from None
+    return net, info
+
+
+def by_patient(images: Sequence[Path], channels: Sequence[str]) -> list[list[Path]]:
+    """The images of each patient: one 4D file with all channels, or one file a channel.
+
+    Raises:
+        ConfigError: the number of files is no multiple of the number of channels.
+    """
+    size = 1 if len(channels) == 1 or all(map(_is_4d, images)) else len(channels)
+    if len(images) % size:
+        raise ConfigError(f"the model reads {size} files a patient ({', '.join(channels)}), got {len(images)} files")
+    return [list(images[i : i + size]) for i in range(0, len(images), size)]
+
+
+def targets(patients: Sequence[Sequence[Path]], out: Path) -> list[Path]:
+    """Where each patient's label map goes: the first image's name, without the channel's number.
+
+    Raises:
+        ConfigError: two patients' maps would be the same file.
+    """
+    found: dict[Path, Path] = {}
+    for first, *others in patients:
+        name = first.name
+        for ending in ENDINGS:
+            name = name.removesuffix(ending)
+        path = out / f"{name.removesuffix('_0000') if others else name}.nii.gz"
+        if path in found:
+            raise ConfigError(f"{found[path]} and {first} would both become {path}")
+        found[path] = first
+    return list(found)
+
+
+def _is_4d(path: Path) -> bool:
+    """Whether the header says so; what cannot be read is told later, in words."""
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        image: Any = nibabel.load(path)
+        return len(image.shape) == 4
+    except (ImageFileError, OSError, ValueError):
+        return False

@@ -1,0 +1,156 @@
+"""`fedmerge simulate`: a whole campaign on this machine."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedmerge.cli import progress, screen
+from fedmerge.errors import CampaignStopped, ConfigError
+
+
+class Engine(StrEnum):
+    """What carries the messages between server and sites."""
+
+    inprocess = "inprocess"
+    flower = "flower"
+
+
+def simulate(
+    context: typer.Context,
+    campaign: Annotated[
+        Path | None,
+        typer.Argument(help="Campaign file (TOML); without one, synthetic hospitals are made and run."),
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results; new, unless --resume.")],
+    methods: Annotated[
+        str, typer.Option("--methods", help="Methods to compare, with commas between; else the campaign's.")
+    ] = "",
+    seeds: Annotated[
+        str,
+        typer.Option("--seeds", help="Draws of the target's cases, as 0,1,2 or 0-4; else the campaign's."),
+    ] = "",
+    chains: Annotated[str, typer.Option("--chains", help="Independent trainings of the sources, as 0,1 or 0-2.")] = "",
+    target_cases: Annotated[
+        int, typer.Option("--target-cases", min=0, help="Training cases of the target; 0: the campaign's.")
+    ] = 0,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="Carry messages in this process, or by Flower's simulation.")
+    ] = Engine.inprocess,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run that --out holds; finished phases are kept.")
+    ] = False,
+    reuse: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder of an earlier run; its contributions are used where inputs agree."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder that replaces the data folder of every site.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Sites that work at the same time (in-process engine).")
+    ] = 1,
+) -> None:
+    """Run a campaign: train the sources, merge, adapt and fine-tune at the target, compare methods."""
+    for folder, option in ((reuse, "--from"), (data, "--data")):
+        if folder is not None and not folder.is_dir():
+            raise ConfigError(f"{option} expected a folder, got {folder}")
+    config: dict[str, Any] = {
+        "campaign": str(campaign.absolute()) if campaign else "",
+        "out": str(out.absolute()),
+        "methods": ",".join(words(methods)),
+        "seeds": ",".join(map(str, numbers(seeds, "--seeds"))),
+        "chains": ",".join(map(str, numbers(chains, "--chains"))),
+        "target-cases": target_cases,
+        "reuse": str(reuse.absolute()) if reuse else "",
+        "data": str(data.absolute()) if data else "",
+        "resume": resume,
+        "workers": workers if engine is Engine.inprocess else 0,
+    }
+    refuse_another_run(out, resume)
+    nodes = _residents(config)
+    try:
+        with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
+            _run(engine, config, nodes, workers)
+    except KeyboardInterrupt:
+        raise CampaignStopped(f"stopped by hand; what was finished is in {out}, and --resume continues") from None
+    _closing(out)
+
+
+def words(text: str) -> list[str]:
+    """The parts between commas, without blanks."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Whole numbers out of a text as "0,1,2" or "0-4", in order, each once.
+
+    Raises:
+        ConfigError: a part is neither a number nor a range.
+    """
+    found: dict[int, None] = {}
+    for word in words(text):
+        first, dash, last = word.partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash)):
+            raise ConfigError(f"{option} expected whole numbers as in 0,1,2 or 0-4, got '{word}'")
+        found.update(dict.fromkeys(range(int(first), int(last or first) + 1)))
+    return list(found)
+
+
+def refuse_another_run(out: Path, resume: bool) -> None:
+    """Nothing of an earlier run is overwritten unasked.
+
+    Raises:
+        ConfigError: `out` is a file, or a folder that holds something although `resume` is not set.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out expected a folder, got the file {out}")
+    if not resume and out.is_dir() and any(out.iterdir()):
+        raise ConfigError(
+            f"{out} is not empty: --resume continues the run that it holds, another --out starts a new one"
+        )
+
+
+def _residents(config: dict[str, Any]) -> int:
+    """How many sites run here; reads the plan, so that a wrong one is told before anything is written."""
+    from fedmerge import campaign
+    from server import plan
+
+    path, base = campaign.locate(config["campaign"], Path(config["out"]))
+    read = plan.read(path, base=base)
+    for row in read.rows(config["methods"]):
+        plan.check_method(read, row)
+    return len(read.residents)
+
+
+def _run(engine: Engine, config: dict[str, Any], nodes: int, workers: int) -> None:
+    if engine is Engine.flower:
+        from server import flower
+
+        flower.run(config, nodes, Path(config["out"]) / "flwr")
+        return
+    from server import inprocess
+    from server.app import app as server_app
+    from sites.app import app as client_app
+
+    inprocess.run(server_app, client_app, config, nodes, workers)
+
+
+def _closing(out: Path) -> None:
+    """The table, what failed, and where everything lies."""
+    from fedmerge import report
+
+    results = report.read(out)
+    lines = report.table(results)
+    heading = report.heading(lines)
+    cells = [report.cells(line, heading) for line in lines]
+    screen.table(heading, cells, left=heading.index("method") + 1)
+    for sentence in report.failures(lines):
+        screen.say(sentence)
+    for sentence in report.legend(results):
+        screen.say(sentence)
+    screen.say(f"Results: {out / 'results.md'}, with figures, models and predictions beside it.")
+    if lines and all(line.failed == line.runs for line in lines):
+        raise CampaignStopped(f"no method could be run; {out / 'results.md'} says why")
