@@ -1,13 +1,20 @@
 """`fedmerge check`: everything that can be found before training."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from fedmerge.cli import progress, screen
 from fedmerge.errors import FedmergeError
+
+if TYPE_CHECKING:
+    from server.plan import Plan
+
+T = TypeVar("T")
+HEADING = ("site", "file", "", "what is wrong")
 
 
 def check(
@@ -19,30 +26,54 @@ def check(
     ] = None,
 ) -> None:
     """Read every file of every site and say what would fail; nothing is trained."""
+    from fedmerge import nets
     from server import plan
-    from sites import config, preflight
 
     read = plan.read(campaign)
-    rows: list[list[str]] = []
-    sites = []
-    with (
-        screen.warnings_as_sentences(bool(context.obj)),
-        progress.shown(bool(context.obj)),
-        tempfile.TemporaryDirectory() as work,
-    ):
-        for name in read.residents:
-            try:
-                site = config.from_campaign(campaign, name, work=Path(work) / name, data=data)
-                found = preflight.check(site)
-            except FedmergeError as error:
-                rows.append([name, campaign.name, "error", str(error)])
-                continue
-            sites.append(site)
-            rows += [[f.site, f.file, f.severity, f.sentence] for f in found]
-        rows += [[f.site, f.file, f.severity, f.sentence] for f in preflight.agree(sites)]
+    nets.check_patch(read.net, read.patch)
+    with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
+        rows = findings(read, campaign, data)
     if rows:
-        screen.table(["site", "file", "", "what is wrong"], rows, left=4)
-    errors = sum(row[2] == "error" for row in rows)
-    screen.say(f"{campaign}: {len(read.residents)} sites read, {errors} errors, {len(rows) - errors} warnings.")
+        screen.table(HEADING, rows, left=len(HEADING))
+    errors = sum(severity == "error" for _, _, severity, _ in rows)
+    screen.say(f"{campaign}: {len(read.members)} sites, {errors} errors, {len(rows) - errors} warnings.")
     if errors:
         raise typer.Exit(2)
+
+
+def findings(plan: "Plan", path: Path, data: Path | None) -> list[tuple[str, str, str, str]]:
+    """(site, file, "error" or "warning", sentence) for all that can be found without training."""
+    from fedmerge import contribution, wire
+    from sites import config, preflight
+
+    rows: list[tuple[str, str, str, str]] = []
+
+    def attempt(site: str, file: str, work: Callable[[], T]) -> list[T]:
+        try:
+            return [work()]
+        except FedmergeError as error:
+            rows.append((site, file, "error", str(error)))
+            return []
+
+    sites, given = [], []
+    with tempfile.TemporaryDirectory() as work:
+        for member in plan.members:
+            if stored := member.contribution:
+                given += attempt(member.name, stored.name, lambda stored=stored: wire.read(stored))  # type: ignore[misc]
+            if not member.resident:
+                continue
+            own = Path(work) / member.name
+            sites += attempt(
+                member.name,
+                path.name,
+                lambda name=member.name, own=own: config.from_campaign(path, name, work=own, data=data),  # type: ignore[misc]
+            )
+        patch = plan.patch if len(plan.patch) == 3 else None
+        for site in sites:
+            rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.check(site, patch)]
+        rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.agree(sites)]
+        if any(method.sources == "pooled" for method in plan.rows()):
+            attempt("", path.name, lambda: config.pooled(path, work=Path(work), data=data))
+    if len(given) > 1:
+        attempt("", path.name, lambda: contribution.common_ancestor(given))
+    return rows

@@ -1,5 +1,6 @@
 """`fedmerge simulate`: a whole campaign on this machine."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fedmerge.cli import progress, screen
-from fedmerge.errors import CampaignStopped, ConfigError
+from fedmerge.errors import CampaignStopped, ConfigError, FedmergeError
 
 
 class Engine(StrEnum):
@@ -76,6 +77,8 @@ def simulate(
             _run(engine, config, nodes, workers)
     except KeyboardInterrupt:
         raise CampaignStopped(f"stopped by hand; what was finished is in {out}, and --resume continues") from None
+    except FedmergeError as error:
+        raise type(error)(explained(str(error), out)) from error
     _closing(out)
 
 
@@ -113,15 +116,46 @@ def refuse_another_run(out: Path, resume: bool) -> None:
         )
 
 
-def _residents(config: dict[str, Any]) -> int:
-    """How many sites run here; reads the plan, so that a wrong one is told before anything is written."""
-    from fedmerge import campaign
-    from server import plan
+def explained(sentence: str, out: Path) -> str:
+    """A site tells the server only where in its own log the reason is; here that log can be opened.
 
-    path, base = campaign.locate(config["campaign"], Path(config["out"]))
+    Args:
+        sentence: an error of the campaign, perhaps with a site's reference at its end, as "[0123abcd]".
+        out: the run's folder, with the sites' working folders in it.
+    """
+    reference = re.search(r"\[[0-9a-f]{8}\]$", sentence)
+    if reference is None:
+        return sentence
+    for log in sorted(out.glob("sites/*/site.log")):
+        entries = re.split(r"^(?=\d{4}-\d\d-\d\d )", log.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for entry in entries:
+            if reference[0] in entry.partition("\n")[0]:
+                before, _, after = entry.strip().splitlines()[-1].partition(reference[0])
+                reason = (after or before).strip().removeprefix("refused: ")
+                told = sentence.removesuffix(reference[0]).strip()
+                return told if reason in told else f"{told}: {reason} ({log})"
+    return sentence
+
+
+def _residents(config: dict[str, Any]) -> int:
+    """How many sites run here; reads plan and sites, so that what is wrong is told before anything is written."""
+    from fedmerge import campaign, nets
+    from server import plan
+    from sites import config as sites
+
+    out = Path(config["out"])
+    path, base = campaign.locate(config["campaign"], out)
     read = plan.read(path, base=base)
-    for row in read.rows(config["methods"]):
-        plan.check_method(read, row)
+    nets.check_patch(read.net, read.patch)
+    methods = read.rows(config["methods"])
+    for method in methods:
+        plan.check_method(read, method)
+    data = Path(config["data"]) if config["data"] else None
+    for name in read.residents:
+        sites.from_campaign(path, name, work=out, data=data, base=base)
+    if any(method.sources == "pooled" for method in methods):
+        for target in read.targets:
+            sites.pooled(path, work=out, data=data, base=base, target=target)
     return len(read.residents)
 
 
