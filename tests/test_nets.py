@@ -83,9 +83,7 @@ def test_nothing_but_parameters_and_affine_instance_norms(settings):
 def test_every_parameter_gets_a_gradient(settings):
     """A parameter that the loss does not reach has no business in a contribution."""
     net = small(settings).eval()
-    net(
-        torch.randn(1, 2, *size(settings), generator=torch.Generator().manual_seed(0))
-    ).square().sum().backward()
+    net(torch.randn(1, 2, *size(settings), generator=torch.Generator().manual_seed(0))).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
@@ -113,9 +111,7 @@ def test_canonical_settings_survive_json_and_build_the_same_net(settings):
     told = json.loads(json.dumps(nets.canonical(settings, in_channels=2, out_channels=3)))
     assert nets.canonical(told, in_channels=2, out_channels=3) == told
     same = nets.build(told, in_channels=2, out_channels=3, seed=0)
-    assert all(
-        torch.equal(a, b) for a, b in zip(same.parameters(), small(settings).parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(same.parameters(), small(settings).parameters(), strict=True))
 
 
 def test_canonical_settings_name_every_default():
@@ -176,9 +172,7 @@ def test_isensee_counts_its_parameters():
 
 def test_a_bias_in_the_body_of_isensee_could_not_change_the_output():
     """A constant added to the output of any conv of the body leaves the logits as they were."""
-    net = nets.build(
-        {"name": "isensee2017", "base_filters": 4, "depth": 3}, in_channels=1, out_channels=2, seed=0
-    )
+    net = nets.build({"name": "isensee2017", "base_filters": 4, "depth": 3}, in_channels=1, out_channels=2, seed=0)
     net = net.double().eval()
     x = torch.randn(1, 1, 8, 8, 12, generator=torch.Generator().manual_seed(0)).double()
     plain = net(x)

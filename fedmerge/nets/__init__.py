@@ -28,9 +28,7 @@ NETS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(
-    settings: Mapping[str, Any], *, in_channels: int, out_channels: int, seed: int | None = None
-) -> nn.Module:
+def build(settings: Mapping[str, Any], *, in_channels: int, out_channels: int, seed: int | None = None) -> nn.Module:
     """A float32 net on the CPU, with He's initialisation (He et al. 2015) for every conv.
 
     Args:
@@ -93,9 +91,7 @@ def canonical(settings: Mapping[str, Any], *, in_channels: int, out_channels: in
         if given.pop(key, value) != value:
             raise ConfigError(f"net {name}: {key} expected {value}, got {settings[key]}")
     defaults = {
-        key: p.default
-        for key, p in inspect.signature(NETS[name]).parameters.items()
-        if p.default is not p.empty
+        key: p.default for key, p in inspect.signature(NETS[name]).parameters.items() if p.default is not p.empty
     }
     for key, value in given.items():
         if key not in defaults:
@@ -150,9 +146,7 @@ def check_patch(settings: Mapping[str, Any], patch: Sequence[int]) -> None:
     if len(patch) != net["dims"]:
         raise ConfigError(f"net {net['name']}: patch expected {net['dims']} sides, got {got}")
     if any(side < factor or side % factor for side in patch):
-        raise ConfigError(
-            f"net {net['name']}: every side of the patch must be divisible by {factor}, got {got}"
-        )
+        raise ConfigError(f"net {net['name']}: every side of the patch must be divisible by {factor}, got {got}")
     if all(side == factor for side in patch):
         raise ConfigError(f"net {net['name']}: patch {got} leaves one voxel at the coarsest level")
 
