@@ -8,6 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fedmerge import comparison, figures
+from fedmerge.figures import curves as learning
 
 CASES = {
     "ten methods, three seeds": made_up.results(),
@@ -53,7 +54,7 @@ def test_every_run_is_drawn_and_the_thick_line_is_their_mean():
 def test_the_mean_ends_where_the_shortest_run_ends():
     """A run that stopped early is not continued by imagination."""
     long, short = (np.arange(4), np.array([0.0, 0.2, 0.4, 0.6])), (np.array([0, 2]), np.array([0.0, 0.8]))
-    steps, mean = figures._mean_curve([long, short])
+    steps, mean = learning.mean_curve([long, short])
     np.testing.assert_array_equal(steps, [0, 1, 2])
     np.testing.assert_allclose(mean, [0.0, 0.3, 0.6])
 
