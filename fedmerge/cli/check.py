@@ -26,6 +26,10 @@ def check(
     ] = None,
 ) -> None:
     """Read every file of every site and say what would fail; nothing is trained."""
+    from fedmerge import campaign as campaigns
+
+    campaigns.read(campaign)  # what is no campaign is told at once, before torch is imported
+
     from fedmerge import nets
     from server import plan
 

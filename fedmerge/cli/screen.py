@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
@@ -21,8 +22,9 @@ def out() -> Console:
     return Console(highlight=False, soft_wrap=False)
 
 
+@cache
 def err() -> Console:
-    """The console of progress, warnings and errors."""
+    """The console of progress, warnings and errors: one for all, so that a line is printed above the bars."""
     return Console(stderr=True, highlight=False)
 
 

@@ -139,12 +139,16 @@ def explained(sentence: str, out: Path) -> str:
 
 def _residents(config: dict[str, Any]) -> int:
     """How many sites run here; reads plan and sites, so that what is wrong is told before anything is written."""
-    from fedmerge import campaign, nets
-    from server import plan
-    from sites import config as sites
+    from fedmerge import campaign
 
     out = Path(config["out"])
     path, base = campaign.locate(config["campaign"], out)
+    campaign.read(path)  # what is no campaign is told at once, before torch is imported
+
+    from fedmerge import nets
+    from server import plan
+    from sites import config as sites
+
     read = plan.read(path, base=base)
     nets.check_patch(read.net, read.patch)
     methods = read.rows(config["methods"])
