@@ -29,6 +29,7 @@ __all__ = [
     "Found",
     "Split",
     "batches",
+    "contents",
     "digest",
     "find",
     "load",
@@ -273,15 +274,20 @@ def digest(found: Sequence[Found], data: Data, scan_shift: Scanner | None = None
     total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for case in found:
         for path in (*case.images, case.label):
-            stat = path.stat()
             total.update(f"\0{path.relative_to(data.folder)}\0".encode())
-            total.update(_contents(path, stat.st_size, stat.st_mtime_ns))
+            total.update(contents(path))
     return f"sha256:{total.hexdigest()}"
+
+
+def contents(path: Path) -> bytes:
+    """The SHA-256 of a file's bytes."""
+    stat = path.stat()
+    return _contents(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=1 << 16)
 def _contents(path: Path, size: int, mtime_ns: int) -> bytes:
-    """The digest of a file's bytes, taken again when size or time have changed."""
+    """Taken again when size or time have changed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

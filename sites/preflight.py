@@ -1,0 +1,223 @@
+"""Everything about the data that can be found before training: all of it, not only the first."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from fedmerge.errors import FedmergeError
+from sites import cases, labels, preprocess, volumes
+from sites.cases import Found
+from sites.progress import report
+from sites.records import Site
+from sites.volumes import Volume
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know before training: an error stops a campaign, a warning does not.
+
+    `file` is a file's name, a case's id, or "" where the finding is about the site as a whole.
+    """
+
+    site: str
+    file: str
+    severity: Literal["error", "warning"]
+    sentence: str
+
+
+def check(site: Site, patch: Sequence[int] | None = None) -> list[Finding]:
+    """Reads every file of the site's cases and lists what is wrong; nothing is trained.
+
+    Args:
+        site: whose data to read; synthetic hospitals are made if need be.
+        patch: (X, Y, Z) of the net's input, to say what lies outside it.
+
+    Returns:
+        the findings, in the order of the cases; empty where all is well.
+    """
+    findings: list[Finding] = []
+
+    def found_error(file: str, error: FedmergeError | str) -> None:
+        findings.append(Finding(site.name, file, "error", str(error)))
+
+    def attempt(file: str, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except FedmergeError as error:
+            found_error(file, error)
+            return None
+
+    scanned = attempt("", lambda: cases.scan(site.data))
+    if scanned is None:
+        return findings
+    complete, problems = scanned
+    for case, sentence in problems.items():
+        found_error(case, sentence)
+    if not complete:
+        return findings
+    # with incomplete cases in the folder a slice would hold others than it will once they are mended
+    chosen = complete if problems else attempt("", lambda: cases.select(complete, site.data.cases))
+    if chosen is None:
+        return findings
+    split = None if problems else attempt("", lambda: cases.split(chosen, site.data, seed=0))
+    if split is not None:
+        for sentence in shared({(site.name, part): found for part, found in _parts(site, chosen).items()}):
+            found_error("", sentence)
+        findings += _about_split(site, split)
+    names = cases.modalities(site.data)
+    seen: Counter[int] = Counter()
+    for done, one in enumerate(chosen, start=1):
+        findings += _case(site, one, len(names), patch, seen)
+        report(site.name, "checking files", done, len(chosen))
+    if not any(f.severity == "error" for f in findings):
+        for k, label in enumerate(site.data.labels, start=1):
+            if not seen[k]:
+                findings.append(Finding(site.name, "", "warning", f"{site.name}: no case shows '{label}'"))
+    return findings
+
+
+def agree(sites: Sequence[Site]) -> list[Finding]:
+    """What is wrong between sites: spellings of labels, shared patients, other channels or spacings.
+
+    Args:
+        sites: the campaign's sites; those whose folders cannot be read are only compared by their settings.
+    """
+    findings = []
+    for a, x, b, y in labels.misspelt({site.name: tuple(site.data.labels) for site in sites}):
+        sentence = f"{b}: the label '{y}' is spelt '{x}' at {a}; the same structure needs the same name"
+        findings.append(Finding(b, "", "error", sentence))
+    findings += [Finding(first[0], "", "error", sentence) for first, sentence in _between(sites)]
+    for site in sites[1:]:
+        for what, mine, first in (
+            ("modalities", ", ".join(site.data.modalities), ", ".join(sites[0].data.modalities)),
+            ("spacing_mm", site.data.spacing_mm, sites[0].data.spacing_mm),
+        ):
+            if mine != first:
+                sentence = f"{site.name}: '{what}' is {mine or 'not set'}, but {first or 'not set'} at {sites[0].name}"
+                findings.append(Finding(site.name, "", "warning", sentence))
+    return findings
+
+
+def shared(parts: Mapping[tuple[str, str], Sequence[Found]]) -> list[str]:
+    """Patients, cases and images that are in two parts at once, a sentence each.
+
+    Args:
+        parts: (site, part) -> its cases; all of one folder, where an id means the same everywhere.
+    """
+    sentences = []
+    for (here, mine), (there, theirs) in combinations(parts.items(), 2):
+        places = [f"{site} ({part})" for site, part in (here, there)]
+        sentences += [sentence.format(*places) for sentence in _overlap(mine, theirs)]
+    return sentences
+
+
+def _overlap(mine: Sequence[Found], theirs: Sequence[Found]) -> Iterator[str]:
+    ids = {case.id for case in mine}
+    patients = {case.patient: case for case in mine if case.patient is not None}
+    images = {cases.contents(case.images[0]): case for case in mine}
+    for case in theirs:
+        if case.id in ids:
+            yield f"the case '{case.id}' is in two splits: {{0}} and {{1}}"
+        elif case.patient in patients:
+            other = patients[case.patient].id
+            yield f"the patient '{case.patient}' is in two splits: '{other}' at {{0}} and '{case.id}' at {{1}}"
+        elif cases.contents(case.images[0]) in images:
+            other = images[cases.contents(case.images[0])].id
+            yield f"one image is in two splits: as '{other}' at {{0}} and as '{case.id}' at {{1}}"
+
+
+def _between(sites: Sequence[Site]) -> Iterator[tuple[tuple[str, str], str]]:
+    """Overlaps between sites that read one folder; between folders an id need not mean the same patient."""
+    parts: dict[Path, dict[tuple[str, str], Sequence[Found]]] = {}
+    for site in sites:
+        try:
+            chosen = cases.select(cases.find(site.data), site.data.cases)
+            own = _parts(site, chosen)
+        except FedmergeError:
+            continue  # `check` has said why
+        folder = parts.setdefault(site.data.folder.resolve(), {})
+        folder.update({(site.name, part): found for part, found in own.items()})
+    for folder in parts.values():
+        for here, there in combinations(folder, 2):
+            if here[0] != there[0]:
+                pair = {here: folder[here], there: folder[there]}
+                yield from ((there, sentence) for sentence in shared(pair))
+
+
+def _parts(site: Site, chosen: Sequence[Found]) -> dict[str, Sequence[Found]]:
+    split = cases.split(chosen, site.data, seed=0, target_cases=0)
+    held = {case.id for case in (*split.validate, *split.test)}
+    pool = [case for case in chosen if case.id not in held]
+    patients = {case.patient for case in (*split.validate, *split.test)} - {None}
+    train = [case for case in pool if case.patient not in patients]
+    return {"train": train, "validate": split.validate, "test": split.test}
+
+
+def _about_split(site: Site, split: cases.Split) -> list[Finding]:
+    findings = []
+    if not split.by_patient:
+        sentence = f"{site.name}: the ids do not tell the patients; cases are disjoint, patients could not be checked"
+        findings.append(Finding(site.name, "", "warning", sentence))
+    if site.role == "source" and len(split.train) < site.policy.min_cases:
+        sentence = (
+            f"{site.name}: the policy's 'min_cases' expected {site.policy.min_cases} training cases,"
+            f" got {len(split.train)}"
+        )
+        findings.append(Finding(site.name, "", "error", sentence))
+    return findings
+
+
+def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, seen: Counter[int]) -> list[Finding]:
+    """All that is wrong with one case; counts the labels that it shows into `seen`."""
+    findings: list[Finding] = []
+
+    def add(path: Path, severity: Literal["error", "warning"], sentence: str) -> None:
+        findings.append(Finding(site.name, path.name, severity, sentence))
+
+    images: list[tuple[Path, Volume]] = []
+    for path in found.images:
+        try:
+            read = volumes.read_channels(path, channels if len(found.images) == 1 else 1, who=site.name)
+        except FedmergeError as error:
+            add(path, "error", str(error))
+            continue
+        images += [(path, volume) for volume in read]
+        if any(np.ptp(volume.data) == 0 for volume in read):
+            add(path, "warning", f"{site.name}: {path.name} has the same intensity everywhere")
+    try:
+        label = volumes.read_labels(found.label, who=site.name)
+    except FedmergeError as error:
+        add(found.label, "error", str(error))
+        return findings
+    name = f"{site.name}: {found.label.parent.name}/{found.label.name}"
+    for path, volume in images[1:] if images else []:
+        try:
+            volumes.same_grid(images[0][1], volume, f"the image {images[0][0].name}", f"{site.name}: {path.name}")
+        except FedmergeError as error:
+            add(path, "error", str(error))
+    if images:
+        try:
+            volumes.same_grid(images[0][1], label, f"the image {images[0][0].name}", name)
+        except FedmergeError as error:
+            add(found.label, "error", str(error))
+    try:
+        truth = labels.remap(label.data, site.data.labels, site.data.background, who=name)
+    except FedmergeError as error:
+        add(found.label, "error", str(error))
+        return findings
+    seen.update(int(k) for k in np.unique(truth))
+    if not truth.any():
+        add(found.label, "warning", f"{name} shows none of the site's labels")
+    elif patch is not None and images:
+        x, y, z = (int(size) for size in patch)
+        share = preprocess.outside(truth, cases.grid_of(images[0][1], site.data, (x, y, z)))
+        if share > 0.05:
+            add(found.label, "warning", f"{name} has {share:.0%} of its labelled voxels outside the net's patch")
+    return findings
