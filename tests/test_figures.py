@@ -81,6 +81,14 @@ def test_one_ratio_for_the_whole_model_is_a_point_a_site():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["north", "south"]
 
 
+def test_equal_shares_are_left_out_beside_others():
+    """A panel of one half everywhere says nothing; alone, it is shown all the same."""
+    made = made_up.results(("t-imm", "imm-mode"), (0,))
+    uniform = {**made["ratios"][0], "method": "imm-mode", "grain": "model", "groups": {"model": [0.5, 0.5]}}
+    assert len(figures.ratios({**made, "ratios": [uniform, *made["ratios"]]}).axes) == 1
+    assert len(figures.ratios({**made, "ratios": [uniform]}).axes) == 1
+
+
 def test_the_dots_are_the_differences_to_t_imm_of_each_case():
     """Method minus T-IMM, one dot a case, whatever the jitter in the other direction."""
     made = made_up.results(("none", "t-imm"), (0,), cases=12)

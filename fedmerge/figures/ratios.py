@@ -14,13 +14,15 @@ from fedmerge.results import Results
 def draw(results: Results) -> Figure:
     """Mixing ratio of each layer, a line a site: the mean over runs, the band from the lowest to the highest.
 
-    With a ratio for each kernel, the band runs from the 5th to the 95th percentile of kernels and runs.
+    With a ratio for each kernel, the band runs from the 5th to the 95th percentile of kernels and runs. Methods
+    that give every site the same share have nothing to show beside others.
     """
     panels: dict[tuple[str, str, int], list[Row]] = {}
     for fitted in results["ratios"]:
         key = (fitted["method"], fitted["target"], fitted["target_cases"])
         panels.setdefault(key, []).append(fitted)
     panels = {key: fits for key, fits in panels.items() if fits[0]["groups"]}
+    panels = {key: fits for key, fits in panels.items() if not all(map(_is_uniform, fits))} or panels
     if not panels:
         return style.sentence("No method of this run has mixing ratios.")
     longest = max(len(fits[0]["groups"]) for fits in panels.values())
@@ -36,6 +38,11 @@ def draw(results: Results) -> Figure:
         if i == 0:
             ax.legend(loc="upper left", bbox_to_anchor=(1.005, 1.0), frameon=False, fontsize=9, handlelength=3)
     return figure
+
+
+def _is_uniform(fitted: Row) -> bool:
+    share = 1 / len(fitted["sites"])
+    return all(np.allclose(values, share, atol=1e-6) for values in fitted["groups"].values())
 
 
 def _draw_ratios(ax: Axes, fits: Sequence[Row], title: str, width: float, *, names: bool) -> None:
