@@ -23,10 +23,7 @@ def of(net: nn.Module) -> Params:
     Returns:
         name -> tensor of the parameter's shape, float32, contiguous.
     """
-    return {
-        name: p.detach().to("cpu", torch.float32, copy=True).contiguous()
-        for name, p in net.named_parameters()
-    }
+    return {name: p.detach().to("cpu", torch.float32, copy=True).contiguous() for name, p in net.named_parameters()}
 
 
 def load(net: nn.Module, params: Mapping[str, Tensor]) -> None:

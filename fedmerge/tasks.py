@@ -65,6 +65,7 @@ class Description:
     device: str
     simulation: bool
     receive_fused: bool
+    reuse: str
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ def main(grid: Grid, context: Context) -> None:
     out = campaign.folder(str(run.get("out", "")))
     path, base = campaign.locate(str(run.get("campaign", "")), out)
     out.mkdir(parents=True, exist_ok=True)
+    if not log.hasHandlers():  # a process of Flower's own: its stream of lines is all that the user sees
+        log.addHandler(logging.StreamHandler(sys.stdout))
+        log.handlers[0].setFormatter(logging.Formatter("[fedmerge] %(message)s"))
     handler = logging.FileHandler(out / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
@@ -61,7 +65,8 @@ def _run(grid: Grid, run: Mapping[str, Any], out: Path, path: Path, base: Path) 
         at_once=int(run.get("workers", 0)) or os.cpu_count() or 1,
     )
     strategy.start(grid)
-    (out / "campaign.toml").write_text(tomli_w.dumps(_absolute(strategy.results["campaign"], base)), encoding="utf-8")
+    resolved = _absolute(strategy.results["campaign"], base, str(run.get("data", "")))
+    (out / "campaign.toml").write_text(tomli_w.dumps(resolved), encoding="utf-8")
     report.write(strategy.results, out)
     log.info("results in %s", out)
 
@@ -77,13 +82,16 @@ def _numbers(given: Any, what: str) -> tuple[int, ...]:  # noqa: ANN401 - run co
     return numbers
 
 
-def _absolute(table: dict[str, Any], base: Path) -> dict[str, Any]:
-    """The campaign with folders that do not depend on where the file lies."""
+def _absolute(table: dict[str, Any], base: Path, data: str) -> dict[str, Any]:
+    """The campaign with folders that do not depend on where the file lies; `data` replaced every site's folder."""
     sites = []
     for site in table["site"]:
         copy = {**site}
         if "data" in copy:
-            copy["data"] = {**copy["data"], "folder": str((base / copy["data"].get("folder", "")).absolute())}
+            folder = Path(data or base / copy["data"].get("folder", "")).absolute()
+            if data and copy["data"].get("layout") == "phantom":
+                folder = folder / copy["name"]
+            copy["data"] = {**copy["data"], "folder": str(folder)}
         if "contribution" in copy:
             copy["contribution"] = str((base / copy["contribution"]).absolute())
         sites.append(copy)

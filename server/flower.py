@@ -124,8 +124,6 @@ def app_folder(folder: Path) -> Path:
                 "app": {
                     "publisher": "fedmerge",
                     "fab-include": ["sites/**/*.py", "server/**/*.py"],
-                    "fab-format-version": 1,
-                    "flwr-version-target": "1.41.0",
                     "components": {"serverapp": "server.app:app", "clientapp": "sites.app:app"},
                     "config": dict(DEFAULTS),
                 }

@@ -8,7 +8,7 @@ import copy
 import logging
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -31,18 +31,26 @@ class InProcessGrid(Grid):
         run_config: as `flwr run --run-config` would give it, the same for all.
         nodes: how many sites there are; site i finds `partition-id = i` in its node config, as in Flower's simulation.
         workers: how many messages are handled at the same time.
+        node_configs: more for each site's node config, as `flower-supernode --node-config` would give it.
     """
 
     poll_s = 0.02  # how long to wait between two looks for replies: a look costs nothing here
 
-    def __init__(self, client_app: ClientApp, run_config: Mapping[str, Any], nodes: int, workers: int = 1) -> None:
+    def __init__(
+        self,
+        client_app: ClientApp,
+        run_config: Mapping[str, Any],
+        nodes: int,
+        workers: int = 1,
+        node_configs: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SERVER
         self._app = client_app
         self._contexts = {
             SERVER + 1 + i: Context(
                 run_id=1,
                 node_id=SERVER + 1 + i,
-                node_config={"partition-id": i, "num-partitions": nodes},
+                node_config={"partition-id": i, "num-partitions": nodes, **(node_configs[i] if node_configs else {})},
                 state=RecordDict(),
                 run_config=dict(run_config),
             )
@@ -115,14 +123,19 @@ class InProcessGrid(Grid):
 
 
 def run(
-    server_app: ServerApp, client_app: ClientApp, run_config: Mapping[str, Any], nodes: int, workers: int = 1
+    server_app: ServerApp,
+    client_app: ClientApp,
+    run_config: Mapping[str, Any],
+    nodes: int,
+    workers: int = 1,
+    node_configs: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Run both apps here until the ServerApp's main returns.
 
     Raises:
         FedmergeError: as the server's app raises it.
     """
-    grid = InProcessGrid(client_app, run_config, nodes, workers)
+    grid = InProcessGrid(client_app, run_config, nodes, workers, node_configs)
     context = Context(run_id=1, node_id=SERVER, node_config={}, state=RecordDict(), run_config=dict(run_config))
     try:
         server_app(grid, context)

@@ -185,8 +185,9 @@ def read(path: Path, *, base: Path | None = None, deployed: bool = False) -> Pla
     weights = net.pop("weights", None)
     specific, fusable = tuple(net.pop("specific", ())), tuple(net.pop("fusable", ()))
     nets.canonical(net, in_channels=1, out_channels=2)  # unknown keys and impossible values are told here
-    if len(patch) != net.get("dims", 3) or not all(isinstance(n, int) and n > 0 for n in patch):
-        raise ConfigError(f"{where}: [net] patch expected {net.get('dims', 3)} sizes in voxels, got {patch}")
+    if net.get("dims", 3) != 3:
+        raise ConfigError(f"{where}: [net] dims expected 3: campaigns read volumes, got {net['dims']}")
+    nets.check_patch(net, patch)
     start = (base or path.parent).absolute()
     plan = Plan(
         **head,
@@ -226,6 +227,10 @@ def check_method(plan: Plan, method: fusion.Method) -> None:
         raise ConfigError(
             f"{method.name} shows the target one hospital's own model, which fit = 'far' promises not to do"
         )
+    if method.sources == "pooled":
+        for site in plan.raw.get("site", []):
+            if site.get("role") == "source" and "data" in site and "pooled_labels" not in site["data"]:
+                raise ConfigError(f"{site['name']}: the method 'pooled' needs pooled_labels in [site.data], got none")
     if method.sources == "all" and not plan.sources:
         raise ConfigError(f'{method.name} needs at least one site with role = "source", got none')
 

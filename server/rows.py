@@ -147,7 +147,8 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
     if task.adapt:
         phase = yield from (_far if ground.plan.fit == "far" else _near)(ground, place, task, mix, logits)
         if phase["logits"]:
-            logits = wire.params_from_bytes(ground.store.blob(f"{task.key}-logits").read_bytes())
+            stored = wire.params_from_bytes(ground.store.blob(f"{task.key}-logits").read_bytes())
+            logits = {group: stored[group] for group in logits}  # in the net's order again, not the file's
         curve, steps = phase["curve"], task.adapt["steps"]
         outcome.stages += [
             stage(place, "start", phase["start"], curve[:1], 0, 0.0),

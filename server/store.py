@@ -38,9 +38,9 @@ class Store:
     folder: Path
     earlier: Path | None = None
 
-    def contribution(self, name: str) -> Path | None:
-        """The file of a contribution, of this run or the earlier one."""
-        for folder in (self.folder, self.earlier):
+    def contribution(self, name: str, *, reuse: bool = True) -> Path | None:
+        """The file of a contribution, of this run or, with `reuse`, the earlier one."""
+        for folder in (self.folder, self.earlier if reuse else None):
             if folder and (path := folder / "contributions" / f"{name}.safetensors").exists():
                 return path
         return None

@@ -170,7 +170,6 @@ class FedMerge(Strategy):
             and ground.sites[name].test + ground.sites[name].validate
         ]  # fmt: skip
         merged = [o for o in outcomes if o.fused is not None]
-        seen: set[tuple[int, str, str]] = set()
         work = []
         for task in willing:
             for (chain, name), made in ground.made.items():
@@ -178,15 +177,16 @@ class FedMerge(Strategy):
                     columns = {"weights": name, "task": task, "seed": self.seeds[0], "chain": chain,
                                "target_cases": merged[0].place.cases if merged else self.target_cases}  # fmt: skip
                     body = params.split(made.contribution.weights, ground.nets[task].fusable)[0]
-                    work.append(self._forget(ground, task, chain, body, columns, lines))
+                    lines.append(columns)
+                    work.append(self._forget(ground, task, chain, body, columns))
             for outcome in merged:
                 place = outcome.place
                 columns = {"weights": place.method.name, "task": task, "seed": place.seed, "chain": place.chain,
                            "target_cases": place.cases}  # fmt: skip
                 if len(self.plan.targets) > 1:
                     columns["target"] = place.target
-                work.append(self._forget(ground, task, place.chain, outcome.fused or {}, columns, lines))
-        seen.clear()
+                lines.append(columns)
+                work.append(self._forget(ground, task, place.chain, outcome.fused or {}, columns))
         exchange.converse(work, self.at_once)
         return sorted(lines, key=lambda line: (line["chain"], line["seed"], line["task"]))
 
@@ -196,8 +196,7 @@ class FedMerge(Strategy):
         site: str,
         chain: int,
         body: params.Params,
-        columns: dict[str, Any],
-        lines: list[dict[str, Any]],
+        line: dict[str, Any],
     ) -> Conversation:
         own = ground.made[chain, site]
         weights = {**own.contribution.weights, **body}
@@ -209,8 +208,7 @@ class FedMerge(Strategy):
             answer = yield Ask(site, "evaluate.score", tasks.to_table(task), payload, "forgetting")
             phase = answer.task
             self.store.keep_phase(name, phase)
-        cases = phase["cases"] or []
-        lines.append({**columns, "dice": mean_of(cases)})
+        line["dice"] = mean_of(phase["cases"] or [])
 
     def summary(self) -> None:
         """Log the plan in one line."""

@@ -21,13 +21,16 @@ def contribution(site: Site, made: Contribution) -> bytes:
     """A contribution as bytes, reduced to what the policy lets go.
 
     Raises:
-        Refused: the policy lets no weights go, wants more cases, or fewer bytes.
+        Refused: the policy lets no weights go, wants more cases, fewer bytes, or no further contribution.
     """
     policy = site.policy
     if not policy.weights:
         raise Refused(f"{site.name}: policy line 'weights = false': no weights leave this site")
     if made.cases < policy.min_cases:
         raise Refused(f"{site.name}: policy line 'min_cases = {policy.min_cases}': expected as many, got {made.cases}")
+    sent = len(list((site.work / "contributions").glob("*.safetensors")))
+    if policy.max_contributions is not None and sent >= policy.max_contributions:
+        raise Refused(f"{site.name}: policy line 'max_contributions = {policy.max_contributions}': {sent} have left")
     data = wire.to_bytes(dataclasses.replace(made, fisher=_fisher(policy.fisher, made)))
     if policy.max_bytes is not None and len(data) > policy.max_bytes:
         raise Refused(f"{site.name}: policy line 'max_bytes = {policy.max_bytes}': the contribution has {len(data)}")

@@ -10,6 +10,7 @@ Layout = Literal["msd", "folders", "phantom"]
 LAYOUTS = ("msd", "folders", "phantom")
 ROLES = ("source", "target")
 FISHER = ("none", "channel", "full")
+REUSE = ("never", "campaign", "consortium")
 CONTROLS = ("shuffled-labels",)
 
 
@@ -65,7 +66,8 @@ class Policy:
         per_case_metrics: scores of single cases may leave, under pseudonyms.
         receive_fused: the site measures fused models on its own task.
         release_finetuned: the fine-tuned model may leave.
-        reuse: a stored contribution may be used in another campaign.
+        reuse: where a stored contribution may be used: in its own campaign, in any of the consortium's, or nowhere
+            beyond the run that asked for it.
         max_contributions: how many contributions may leave in the site's life; None: any number.
         max_bytes: the largest message that may leave; None: any size.
         epsilon: the privacy loss that may be spent; `inf` asks for no differential privacy.
@@ -83,7 +85,7 @@ class Policy:
     per_case_metrics: bool = False
     receive_fused: bool = False
     release_finetuned: bool = False
-    reuse: bool = False
+    reuse: Literal["never", "campaign", "consortium"] = "never"
     max_contributions: int | None = 0
     max_bytes: int | None = 0
     epsilon: float = 0.0
@@ -102,7 +104,7 @@ OPEN = Policy(
     per_case_metrics=True,
     receive_fused=True,
     release_finetuned=True,
-    reuse=True,
+    reuse="consortium",
     max_contributions=None,
     max_bytes=None,
     epsilon=math.inf,

@@ -46,6 +46,9 @@ def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
         raise Refused(f"{site.name}: policy line 'campaigns' does not list '{asked.campaign}'")
     if policy.roles is not None and site.role not in policy.roles:
         raise Refused(f"{site.name}: policy line 'roles' does not list '{site.role}'")
+    unlisted = [label for label in site.data.labels if policy.labels is not None and label not in policy.labels]
+    if unlisted:
+        raise Refused(f"{site.name}: policy line 'labels' does not list '{unlisted[0]}'")
     chosen = cases.select(cases.find(site.data), site.data.cases)
     split = cases.split(chosen, site.data, seed=0, target_cases=None)
     everyone = [*split.validate, *split.test, *split.train]
@@ -69,6 +72,7 @@ def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
             device=devices.describe(),
             simulation=site.simulation,
             receive_fused=policy.receive_fused,
+            reuse=policy.reuse,
         )
     )
 

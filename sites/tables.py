@@ -9,7 +9,7 @@ from typing import Any, cast
 from fedmerge.errors import ConfigError
 from sites import toml
 from sites.labels import TABLES
-from sites.records import CONTROLS, FISHER, LAYOUTS, ROLES, Data, Labels, Layout, Policy, Scanner, Selection
+from sites.records import CONTROLS, FISHER, LAYOUTS, REUSE, ROLES, Data, Labels, Layout, Policy, Scanner, Selection
 
 
 def data(table: dict[str, Any], where: str, base: Path) -> Data:
@@ -78,7 +78,8 @@ def _values(raw: Any, key: str, where: str) -> list[int]:  # noqa: ANN401 - anyt
 
 def _selection(raw: Any, where: str, base: Path) -> Selection:  # noqa: ANN401 - as above
     if isinstance(raw, dict):
-        toml.only(raw, ("shuffle", "slice"), f"{where}, cases")
+        where = f"{where}, cases"
+        toml.only(raw, ("shuffle", "slice"), where)
         start, stop = _slice(toml.take(raw, "slice", str, where, ":"), where)
         return Selection(start, stop, shuffle=toml.take(raw, "shuffle", int, where))
     if not isinstance(raw, str):
@@ -142,8 +143,8 @@ def policy(table: dict[str, Any], where: str) -> Policy:
         if key in ("roles", "campaigns", "nets", "labels"):
             names = toml.texts(table, key, where)
             read[key] = None if "*" in names else names
-        elif key == "fisher":
-            read[key] = toml.choice(table, key, FISHER, where)
+        elif key in ("fisher", "reuse"):
+            read[key] = toml.choice(table, key, FISHER if key == "fisher" else REUSE, where)
         elif key in ("min_cases", "max_contributions", "max_bytes"):
             read[key] = toml.count(table, key, where, None)
         elif key in ("epsilon", "delta"):

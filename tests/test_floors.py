@@ -20,6 +20,7 @@ FLOORS = {
     "fedmerge.dropout": 1,
     "fedmerge.loader": 1,
     "fedmerge.losses": 1,
+    "fedmerge.optimiser": 1,
     "fedmerge.records": 1,
     "fedmerge.partition": 1,
     "fedmerge.fisher": 1,

@@ -40,6 +40,8 @@ data = { folder = "h" }
 
 @pytest.fixture
 def write(tmp_path):
+    """A function that writes a campaign file and gives its path."""
+
     def write(text: str) -> Path:
         path = tmp_path / "two.toml"
         path.write_text(text)
@@ -87,8 +89,9 @@ def test_rows_are_those_asked_for_then_the_campaigns_then_its_method(write):
         ('name = "two"', "threads = 0", r"\[campaign\] threads expected a whole number of at least 1, got 0"),
         ('name = "two"', 'method = "tim"', "tim"),
         ("patch = [8, 8, 8]", "", r"\[net\] patch is missing"),
-        ("patch = [8, 8, 8]", "patch = [8, 8]", r"\[net\] patch expected 3 sizes"),
+        ("patch = [8, 8, 8]", "patch = [8, 8]", "patch"),
         ("depth = 2", "deptth = 2", "deptth"),
+        ("depth = 2", "depth = 2\ndims = 2", r"\[net\] dims expected 3"),
         ('role = "target"', 'role = "goal"', "site 'harbour': role expected source or target, got 'goal'"),
         ('role = "target"', 'role = "source"', "expected at least one site with role"),
         ('name = "south"', 'name = "north"', "two sites are called 'north'"),

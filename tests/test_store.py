@@ -18,6 +18,7 @@ def test_an_earlier_runs_contributions_are_found_but_not_its_phases(tmp_path):
     earlier.keep_phase("p", {"x": 1})
     now = Store(tmp_path / "two", tmp_path / "one")
     assert now.contribution("k").read_bytes() == b"abc"
+    assert now.contribution("k", reuse=False) is None
     assert now.phase("p") is None
     now.keep_contribution("k", b"abd")
     assert now.contribution("k").read_bytes() == b"abd"
