@@ -147,30 +147,36 @@ class _Fusion:
 
     def fuse(self, name: str, offset: int) -> None:
         """One tensor: read T (2 T for rule mode) blocks, write one, at `offset` of the output."""
-        theta = [model.view(name) for model in self.models]
+        given = [model.view(name) for model in self.models]
+        # sums in an order that depends on the models alone, not on how they were listed
+        order = sorted(range(len(given)), key=lambda t: (_look(given[t]), self.shares[t]))
+        theta, shares = [given[t] for t in order], [self.shares[t] for t in order]
         precision: list[Tensor] = []
         means: list[float] = []
         if self.rule == "mode":
-            for t, model in enumerate(self.models):
+            for t in order:
+                model = self.models[t]
                 precision.append(model.fisher_view(name))
-                means.append(_fisher_mean(precision[t], name, model.path))
-                self.cared[t] |= means[t] > 0
-                if means[t] == 0:
+                means.append(_fisher_mean(precision[-1], name, model.path))
+                self.cared[t] |= means[-1] > 0
+                if means[-1] == 0:
                     warnings.warn(f"{model.path}: fisher['{name}'] is all zero and counts as flat", stacklevel=3)
         for start in range(0, theta[0].numel(), BLOCK):
             part = slice(start, start + BLOCK)
-            fused = self._block(name, [v[part] for v in theta], [p[part] for p in precision], means)
+            fused = self._block(name, shares, [v[part] for v in theta], [p[part] for p in precision], means)
             self.file.write(offset + start * theta[0].element_size(), _bytes(fused))
 
-    def _block(self, name: str, stored: list[Tensor], precision: list[Tensor], means: list[float]) -> Tensor:
+    def _block(
+        self, name: str, shares: list[float], stored: list[Tensor], precision: list[Tensor], means: list[float]
+    ) -> Tensor:
         if all(torch.equal(stored[0], other) for other in stored[1:]):  # differs at the first element, mostly
-            return self._finite(name, stored, stored[0])
+            return self._finite(name, stored[0])
         dtype = torch.float64 if stored[0].dtype == torch.float64 else torch.float32
         theta = [value.to(dtype) for value in stored]
         fused, weight, below = (buffer[: len(theta[0])] for buffer in self.buffers[dtype])
         if precision:
             # (sum_t a_t F_t)^-1 sum_t a_t F_t theta_t              Geyer 2019, eq. 2
-            for t, share in enumerate(self.shares):
+            for t, share in enumerate(shares):
                 scale = share * _clipped(precision[t], means[t], weight)
                 if t == 0:
                     torch.mul(weight, scale, out=below)
@@ -180,14 +186,14 @@ class _Fusion:
                     fused.addcmul_(weight, theta[t], value=scale)
             fused.div_(below)
         else:
-            torch.mul(theta[0], self.shares[0], out=fused)
-            for value, share in zip(theta[1:], self.shares[1:]):
+            torch.mul(theta[0], shares[0], out=fused)
+            for value, share in zip(theta[1:], shares[1:]):
                 fused.add_(value, alpha=share)
-        return self._finite(name, stored, fused).to(stored[0].dtype)
+        return self._finite(name, fused).to(stored[0].dtype)
 
-    def _finite(self, name: str, stored: list[Tensor], fused: Tensor) -> Tensor:
+    def _finite(self, name: str, fused: Tensor) -> Tensor:
         if not math.isfinite(_sum(fused)):
-            bad = (m for m, value in zip(self.models, stored) if not torch.isfinite(value).all())
+            bad = (model for model in self.models if not torch.isfinite(model.view(name)).all())
             path = next(bad, self.models[0]).path
             raise Refused(f"{path}: '{name}' expected finite values, got NaN or infinity")
         return fused
@@ -218,6 +224,12 @@ def _fisher_mean(values: Tensor, name: str, path: Path) -> float:
             raise Refused(f"{path}: fisher['{name}'] expected no negative value, got {low:.3g}")
         total += part
     return total / values.numel()
+
+
+def _look(values: Tensor) -> bytes:
+    """About a thousand values spread over a tensor: what models are told apart by."""
+    sample = values[:: max(1, values.numel() // 1024)].double().numpy()
+    return bytes(sample.tobytes())
 
 
 def _sum(block: Tensor) -> float:

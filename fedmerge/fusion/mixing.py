@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedmerge import fisher, partition
+from fedmerge import fisher, params, partition
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.fusion import rules
 from fedmerge.params import Params
@@ -45,6 +45,8 @@ class Mix:
         kernels: group -> K.
         axes: name -> the axis of its output kernels.
         sites: the T names, for sentences.
+        order: the order in which sums over the models are taken. It depends on the models alone, and so a
+            fusion does not depend on the order in which they are listed.
     """
 
     names: tuple[str, ...]
@@ -58,6 +60,7 @@ class Mix:
     kernels: dict[str, int]
     axes: dict[str, int]
     sites: tuple[str, ...]
+    order: tuple[int, ...]
 
 
 def prepare(
@@ -105,7 +108,9 @@ def prepare(
     axis_of = {name: (axes or {}).get(name, 0) for name in names}
     shapes = {name: tuple(models[0][name].shape) for name in names}
     group_of, kernels = _groups(shapes, grain, axis_of)
-    mix = Mix(tuple(names), {}, {}, {}, {}, rule, grain, group_of, kernels, axis_of, sites)
+    keys = [params.digest({name: model[name] for name in names}) for model in models]
+    order = tuple(sorted(range(len(models)), key=keys.__getitem__))
+    mix = Mix(tuple(names), {}, {}, {}, {}, rule, grain, group_of, kernels, axis_of, sites, order)
     with torch.no_grad():
         for name in names:
             mix.theta[name] = tuple(model[name].detach() for model in models)
@@ -198,7 +203,7 @@ def fuse(mix: Mix, ratios: Mapping[str, Tensor]) -> Params:
     fused = {}
     for name in mix.names:
         a = folded[mix.group_of[name]]  # (T, K, 1)
-        moved = _weighted_sum(mix.lifted[name], a)
+        moved = _weighted_sum(mix, mix.lifted[name], a)
         moved /= _denominator(mix, name, a)
         fused[name] = _unfold(mix, name, moved.add_(mix.centre[name]))
     if (torch.cat([a.flatten() for a in folded.values()]) == 0).any():
@@ -414,17 +419,18 @@ def _ratio(mix: Mix, ratios: Mapping[str, Tensor], group: str) -> Tensor:
     return ratios[group].reshape(*shape, 1)
 
 
-def _weighted_sum(values: Tensor, a: Tensor) -> Tensor:
+def _weighted_sum(mix: Mix, values: Tensor, a: Tensor) -> Tensor:
     """sum_t a_t values_t: (T, K, m), (T, K, 1) -> (K, m). No matmul: those may round to TF32 or bfloat16."""
-    total = values[0] * a[0]
-    for value, ratio in zip(values[1:], a[1:]):
-        total.addcmul_(value, ratio)
+    first, *rest = mix.order
+    total = values[first] * a[first]
+    for t in rest:
+        total.addcmul_(values[t], a[t])
     return total
 
 
 def _denominator(mix: Mix, name: str, a: Tensor) -> Tensor:
     """D = sum_t a_t F_t: (K, m), or (K, 1) for rule mean."""
-    return _weighted_sum(mix.precision[name], a) if mix.precision else a.sum(0)
+    return _weighted_sum(mix, mix.precision[name], a) if mix.precision else a.sum(0)
 
 
 def _put_lone_models(mix: Mix, folded: Mapping[str, Tensor], fused: Params) -> None:

@@ -4,7 +4,7 @@ These are the definitions, differentiable and easy to check. `fusion.mixing` com
 prepared once, `fusion.files` in blocks; the tests hold all three together.
 
 Both rules share three laws. A ratio vector with a single non-zero entry returns that model bit for bit.
-Equal models return themselves. The order of the models matters to no more than rounding.
+Equal models return themselves. The order of the models does not matter: sums are taken in float64 here.
 """
 
 from collections.abc import Callable
@@ -69,9 +69,9 @@ def alone(ratios: Tensor) -> Tensor:
 
 
 def _weighted(theta: Tensor, precision: Tensor | None, ratios: Tensor) -> Tensor:
-    weight = ratios if precision is None else ratios * precision  # (T, *s)
-    middle = centre(theta).detach()  # any constant would do; this one keeps what is averaged small
-    fused = middle + (weight * (theta - middle)).sum(0) / weight.sum(0)  # (*s)
+    weight = ratios.double() if precision is None else ratios.double() * precision  # (T, *s)
+    middle = centre(theta).detach()  # any constant would do; with this one equal models stay what they are
+    fused = (middle + (weight * (theta - middle.double())).sum(0) / weight.sum(0)).to(theta.dtype)  # (*s)
     for model, only in zip(theta, alone(ratios)):
         fused = torch.where(only, model, fused)
     return fused
