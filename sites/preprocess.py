@@ -64,7 +64,7 @@ def percentiles(image: npt.NDArray[np.floating]) -> tuple[float, float]:
 
 
 def crop(array: Array, grid: Grid) -> npt.NDArray[np.float32]:
-    """A volume on the patch: resampled with anti-aliasing where the spacing differs, else cropped or padded.
+    """A volume on the patch: resampled where the spacing differs (see `interpolation`), else cropped or padded.
 
     Args:
         array: (..., X, Y, Z) of the grid's shape.
@@ -117,9 +117,13 @@ def outside(labels: npt.NDArray[np.uint8], grid: Grid) -> float:
 
 
 def _winner(foreground: Tensor) -> Tensor:
-    """(K, *S) shares of the foreground labels -> (*S) the largest one's number, 0 for the background's."""
+    """(K, *S) shares of the foreground labels -> (*S) the largest one's number, 0 for the background's.
+
+    A tie goes to the label: at half the resolution a voxel is often just half full, and were those lost a
+    hippocampus would lose 15 % of its volume on the way to the patch and back.
+    """
     best, label = foreground.max(0)
-    return torch.where(best > 1 - foreground.sum(0), label + 1, 0).to(torch.uint8)
+    return torch.where(best > 1 - foreground.sum(0) - 1e-6, label + 1, 0).to(torch.uint8)
 
 
 def _along_axes(array: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -171,17 +175,20 @@ def shifting(count: int, to_count: int) -> Tensor:
 
 
 def interpolation(count: int, spacing_mm: float, to_count: int, to_spacing_mm: float) -> Tensor:
-    """(to_count, count): linear interpolation between two centred rows of samples.
+    """(to_count, count): resampling between two centred rows of samples.
 
-    To a coarser row each sample is a mean under a triangle as wide as the coarser spacing, which keeps fine
-    detail from aliasing. Rows sum to 1; samples that lie outside the source's voxels are 0.
+    To a finer row by linear interpolation, the outer half of the outermost voxels constant; to a coarser row by
+    the mean over each new voxel, which keeps fine detail from aliasing. At equal spacing the two agree. What lies
+    outside the source's voxels counts as 0.
     """
     centre = (torch.arange(to_count, dtype=torch.float64) - (to_count - 1) / 2) * to_spacing_mm
-    source = (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) * spacing_mm
     edge = count * spacing_mm / 2
-    nearest = centre.clamp(source[0], source[-1])  # the outer half voxel continues the outermost sample
-    width = max(spacing_mm, to_spacing_mm)
-    weight = (1 - (nearest[:, None] - source).abs() / width).clamp_min(0)
-    weight = weight / weight.sum(1, keepdim=True)
-    inside = centre.abs() <= edge + 1e-6
-    return (weight * inside[:, None]).float()
+    if to_spacing_mm > spacing_mm:
+        walls = torch.linspace(-edge, edge, count + 1, dtype=torch.float64)
+        left = torch.maximum(walls[:-1], centre[:, None] - to_spacing_mm / 2)
+        right = torch.minimum(walls[1:], centre[:, None] + to_spacing_mm / 2)
+        return ((right - left).clamp_min(0) / to_spacing_mm).float()
+    source = (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) * spacing_mm
+    nearest = centre.clamp(source[0], source[-1])
+    weight = (1 - (nearest[:, None] - source).abs() / spacing_mm).clamp_min(0)
+    return (weight * (centre.abs() <= edge + 1e-6)[:, None]).float()

@@ -20,6 +20,13 @@ SUFFIXES = (".nii.gz", ".nii")
 SAME_AFFINE_MM = 1e-3
 """Affines that differ by less, at every corner of the volume, are the same: headers store float32."""
 
+NOT_NIFTI = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
+    ValueError,
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -162,7 +169,7 @@ def _open(path: Path, name: str) -> nib.Nifti1Image:
         raise DataError(f"{name} is missing") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{name} is truncated or damaged: {error}") from None
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, ValueError) as error:
+    except NOT_NIFTI as error:
         raise DataError(f"{name} is not a NIfTI file: {str(error).rstrip('.')}") from None
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror or error}") from None
