@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -93,7 +93,7 @@ def agree(sites: Sequence[Site]) -> list[Finding]:
     for a, x, b, y in labels.misspelt({site.name: tuple(site.data.labels) for site in sites}):
         sentence = f"{b}: the label '{y}' is spelt '{x}' at {a}; the same structure needs the same name"
         findings.append(Finding(b, "", "error", sentence))
-    findings += [Finding(first[0], "", "error", sentence) for first, sentence in _between(sites)]
+    findings += [Finding(name, "", "error", sentence) for name, sentence in _between(sites)]
     for site in sites[1:]:
         for what, mine, first in (
             ("modalities", ", ".join(site.data.modalities), ", ".join(sites[0].data.modalities)),
@@ -105,27 +105,28 @@ def agree(sites: Sequence[Site]) -> list[Finding]:
     return findings
 
 
-def shared(parts: Mapping[tuple[str, str], Sequence[Found]]) -> list[str]:
+def shared(parts: Mapping[tuple[str, str], Sequence[Found]], *, by_name: bool = True) -> list[str]:
     """Patients, cases and images that are in two parts at once, a sentence each.
 
     Args:
-        parts: (site, part) -> its cases; all of one folder, where an id means the same everywhere.
+        parts: (site, part) -> its cases.
+        by_name: an id means the same patient in all parts; False compares the images' bytes only.
     """
     sentences = []
     for (here, mine), (there, theirs) in combinations(parts.items(), 2):
         places = [f"{site} ({part})" for site, part in (here, there)]
-        sentences += [sentence.format(*places) for sentence in _overlap(mine, theirs)]
+        sentences += [sentence.format(*places) for sentence in _overlap(mine, theirs, by_name)]
     return sentences
 
 
-def _overlap(mine: Sequence[Found], theirs: Sequence[Found]) -> Iterator[str]:
+def _overlap(mine: Sequence[Found], theirs: Sequence[Found], by_name: bool) -> Iterator[str]:
     ids = {case.id for case in mine}
     patients = {case.patient: case for case in mine if case.patient is not None}
     images = {cases.contents(case.images[0]): case for case in mine}
     for case in theirs:
-        if case.id in ids:
+        if by_name and case.id in ids:
             yield f"the case '{case.id}' is in two splits: {{0}} and {{1}}"
-        elif case.patient in patients:
+        elif by_name and case.patient in patients:
             other = patients[case.patient].id
             yield f"the patient '{case.patient}' is in two splits: '{other}' at {{0}} and '{case.id}' at {{1}}"
         elif cases.contents(case.images[0]) in images:
@@ -133,22 +134,21 @@ def _overlap(mine: Sequence[Found], theirs: Sequence[Found]) -> Iterator[str]:
             yield f"one image is in two splits: as '{other}' at {{0}} and as '{case.id}' at {{1}}"
 
 
-def _between(sites: Sequence[Site]) -> Iterator[tuple[tuple[str, str], str]]:
-    """Overlaps between sites that read one folder; between folders an id need not mean the same patient."""
-    parts: dict[Path, dict[tuple[str, str], Sequence[Found]]] = {}
+def _between(sites: Sequence[Site]) -> Iterator[tuple[str, str]]:
+    """Overlaps between two sites; only within one folder an id means the same patient at both."""
+    parts: dict[str, dict[tuple[str, str], Sequence[Found]]] = {}
+    folders: dict[str, Path] = {}
     for site in sites:
         try:
             chosen = cases.select(cases.find(site.data), site.data.cases)
-            own = _parts(site, chosen)
+            parts[site.name] = {(site.name, part): found for part, found in _parts(site, chosen).items()}
+            folders[site.name] = site.data.folder.resolve()
         except FedmergeError:
             continue  # `check` has said why
-        folder = parts.setdefault(site.data.folder.resolve(), {})
-        folder.update({(site.name, part): found for part, found in own.items()})
-    for folder in parts.values():
-        for here, there in combinations(folder, 2):
-            if here[0] != there[0]:
-                pair = {here: folder[here], there: folder[there]}
-                yield from ((there, sentence) for sentence in shared(pair))
+    for a, b in combinations(parts, 2):
+        for here, there in product(parts[a], parts[b]):
+            pair = {here: parts[a][here], there: parts[b][there]}
+            yield from ((b, sentence) for sentence in shared(pair, by_name=folders[a] == folders[b]))
 
 
 def _parts(site: Site, chosen: Sequence[Found]) -> dict[str, Sequence[Found]]:

@@ -113,7 +113,7 @@ def outside(labels: npt.NDArray[np.uint8], grid: Grid) -> float:
         return 0.0
     spacing, patch_mm = np.array(grid.spacing_mm), np.array(grid.patch) * grid.patch_spacing_mm
     from_centre = (voxels + 0.5 - np.array(grid.shape) / 2) * spacing
-    return float((np.abs(from_centre) > patch_mm / 2 + spacing / 2).any(1).mean())
+    return float((np.abs(from_centre) > patch_mm / 2).any(1).mean())
 
 
 def _winner(foreground: Tensor) -> Tensor:
