@@ -1,7 +1,8 @@
 """Fuse model files name by name, in blocks that fit the processor's cache.
 
 The inputs are memory-mapped and the output is written as it is made, so that anonymous memory holds a few
-blocks, whatever the size of the models. One thread does it: the work waits for memory, not for arithmetic.
+blocks, whatever the size of the models. One thread computes, because the work waits for memory and not for
+arithmetic, while another one writes the block before.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,15 +137,16 @@ def fuse_files(
 
 
 class _Fusion:
-    """The work on one tensor after another, in three blocks of memory."""
+    """The work on one tensor after another, in four blocks of memory."""
 
     def __init__(self, models: list[_Model], shares: list[float], rule: str, file: "_Output") -> None:
         self.models, self.shares, self.rule, self.file = models, shares, rule, file
         self.cared = [False] * len(models)
         self.buffers = {
-            dtype: [torch.empty(BLOCK, dtype=dtype) for _ in range(3)]  # never touched: no memory yet
+            dtype: [torch.empty(BLOCK, dtype=dtype) for _ in range(4)]  # never touched: no memory yet
             for dtype in (torch.float32, torch.float64)
         }
+        self.turn = 0
 
     def fuse(self, name: str, offset: int) -> None:
         """One tensor: read T (2 T for rule mode) blocks, write one, at `offset` of the output."""
@@ -173,7 +176,9 @@ class _Fusion:
             return self._finite(name, stored[0])
         dtype = torch.float64 if stored[0].dtype == torch.float64 else torch.float32
         theta = [value.to(dtype) for value in stored]
-        fused, weight, below = (buffer[: len(theta[0])] for buffer in self.buffers[dtype])
+        weight, below, *results = (buffer[: len(theta[0])] for buffer in self.buffers[dtype])
+        self.turn = 1 - self.turn
+        fused = results[self.turn]  # the other one is being written
         if precision:
             # (sum_t a_t F_t)^-1 sum_t a_t F_t theta_t              Geyer 2019, eq. 2
             for t, share in enumerate(shares):
@@ -360,19 +365,32 @@ class _Output:
         self.temporary = Path(name)
         if hasattr(os, "posix_fallocate"):  # writing into space already there is twice as fast
             os.posix_fallocate(self.handle, 0, self.size)
+        self.writer = ThreadPoolExecutor(1)
+        self.pending: Future[None] = Future()
+        self.pending.set_result(None)
         return self
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """All of `data` at `offset`."""
-        rest = memoryview(data)
+        """Begin to write all of `data` at `offset`; returns when the write before has ended."""
+        self.pending.result()
+        self.pending = self.writer.submit(self._write, offset, memoryview(data))
+
+    def _write(self, offset: int, rest: memoryview) -> None:
         while rest:
             done = os.pwrite(self.handle, rest, offset)
             rest, offset = rest[done:], offset + done
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        os.close(self.handle)
-        if kind is None:
-            self.temporary.chmod(0o644)
-            self.temporary.replace(self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
+        whole = False
+        try:
+            if kind is None:
+                self.pending.result()
+                whole = True
+        finally:
+            self.writer.shutdown()
+            os.close(self.handle)
+            if whole:
+                self.temporary.chmod(0o644)
+                self.temporary.replace(self.path)
+            else:
+                self.temporary.unlink(missing_ok=True)
