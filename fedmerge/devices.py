@@ -34,9 +34,9 @@ def resolve(device: str | torch.device = "auto") -> torch.device:
 def precision(device: torch.device, wanted: str = "auto") -> torch.dtype | None:
     """The type for autocast, or None for plain float32; parameters stay float32 in either case.
 
-    `auto` is bfloat16 on CUDA, and on a processor that has bfloat16 instructions (AMX tiles or AVX-512 BF16)
-    and whose bfloat16 gradients are right (see `gradients_are_right`). Elsewhere it is float32: without the
-    instructions bfloat16 is emulated, at up to ten times the time.
+    `auto` is bfloat16 on CUDA, and on a processor with AMX whose bfloat16 gradients are right (see
+    `gradients_are_right`). Elsewhere it is float32: with AVX-512 BF16 alone bfloat16 gains little for two images or
+    more, and the gradients of small 3D layers were seen to be wrong; without it, it is emulated, ten times slower.
 
     What is at stake, in milliseconds of a training step (Isensee base 8, depth 3, 16x24x16, one thread of an
     AMD EPYC with AVX-512 BF16), float32 / bfloat16: batch 1 61 / 12, batch 2 24 / 20, batch 4 42 / 34. In
@@ -48,15 +48,15 @@ def precision(device: torch.device, wanted: str = "auto") -> torch.dtype | None:
     if wanted not in PRECISIONS:
         raise ConfigError(f"precision expected one of {', '.join(PRECISIONS)}, got {wanted!r}")
     if wanted == "auto":
-        pays = device.type == "cuda" or (_has_bfloat16() and gradients_are_right())
+        pays = device.type == "cuda" or (_has_amx() and gradients_are_right())
         wanted = "bfloat16" if pays else "float32"
     return torch.bfloat16 if wanted == "bfloat16" else None
 
 
-def _has_bfloat16() -> bool:
-    # private names of torch.cpu: where a version lacks one, the answer is no
-    asks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(ask() for ask in asks if ask is not None)
+def _has_amx() -> bool:
+    # a private name of torch.cpu: where a version lacks it, the answer is no
+    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(ask and ask())
 
 
 @cache

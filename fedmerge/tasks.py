@@ -47,6 +47,7 @@ class Describe:
     campaign: str
     patch: tuple[int, ...]
     threads: int
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Contribute:
     parent: str
     threads: int
     buffers: str = "refuse"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Row:
     finetune: dict[str, Any]
     threads: int
     buffers: str = "refuse"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ class Score:
     net: Net
     channels: tuple[str, ...]
     threads: int
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)

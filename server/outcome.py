@@ -34,7 +34,7 @@ def resolved(ground: Ground) -> dict[str, Any]:
     table["campaign"] = {
         "name": plan.name, "method": plan.method, "methods": list(plan.methods), "fit": plan.fit,
         "schedule": plan.schedule, "seed": plan.seed, "trust": plan.trust, "threads": plan.threads,
-        "buffers": plan.buffers, "ratios": plan.ratios, "timeout_s": plan.timeout_s,
+        "buffers": plan.buffers, "precision": plan.precision, "ratios": plan.ratios, "timeout_s": plan.timeout_s,
     }  # fmt: skip
     target = ground.nets[plan.targets[0]].settings
     net = {k: v for k, v in target.items() if k not in ("in_channels", "out_channels")}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedmerge import campaign, fusion, nets, schedules
+from fedmerge import campaign, devices, fusion, nets, schedules
 from fedmerge.errors import ConfigError
 
 
@@ -98,6 +98,7 @@ class Plan:
     trust: str = "server"
     threads: int = 1
     buffers: str = "refuse"
+    precision: str = "auto"
     ratios: str = "sigmoid"
     timeout_s: float = 12 * 3600
     weights: Path | None = None
@@ -133,6 +134,7 @@ CHOICES = {
     "schedule": ("chain", "parallel"),
     "trust": ("server",),
     "buffers": ("refuse", "re-estimate"),
+    "precision": devices.PRECISIONS,
     "ratios": ("sigmoid", "softmax"),
 }
 OWN_TABLES = ("data", "policy", "scanner")

@@ -110,6 +110,7 @@ def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
         finetune=finetune,
         threads=plan.threads,
         buffers=plan.buffers,
+        precision=plan.precision,
     )
     table = {**tasks.to_table(row), "threads": 0}
     return dataclasses.replace(row, key=key(data=site.data, fit=plan.fit, **table))

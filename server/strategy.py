@@ -92,7 +92,7 @@ class FedMerge(Strategy):
 
     def _roll_call(self, exchange: Exchange) -> Ground:
         plan = self.plan
-        describe = tasks.to_table(tasks.Describe(plan.name, plan.patch, plan.threads))
+        describe = tasks.to_table(tasks.Describe(plan.name, plan.patch, plan.threads, plan.precision))
         told = exchange.roll_call(plan.residents, describe, self.patience_s)
         ground = lay(plan, self.store, told)
         for name, site in ground.sites.items():
@@ -203,7 +203,7 @@ class FedMerge(Strategy):
         name = key(kind="forgetting", weights=params.digest(weights), data=ground.sites[site].data)
         phase = self.store.phase(name)
         if phase is None:
-            task = tasks.Score(ground.nets[site], ground.sites[site].channels, self.plan.threads)
+            task = tasks.Score(ground.nets[site], ground.sites[site].channels, self.plan.threads, self.plan.precision)
             payload = {"weights": wire.params_to_bytes(weights)}
             answer = yield Ask(site, "evaluate.score", tasks.to_table(task), payload, "forgetting")
             phase = answer.task

@@ -61,6 +61,7 @@ def source(ground: Ground, name: str, number: int, start: Params) -> Conversatio
         parent=params.digest(start),
         threads=plan.threads,
         buffers=plan.buffers,
+        precision=plan.precision,
     )
     task = replace(task, key=key(data=site.data, **{**tasks.to_table(task), "campaign": "", "threads": 0}))
     yield from _train(ground, task, name, name, "train.contribute", wire.params_to_bytes(start))
@@ -85,6 +86,7 @@ def pooled(ground: Ground, number: int, target: str) -> Conversation:
         parent=params.digest(start),
         threads=plan.threads,
         buffers=plan.buffers,
+        precision=plan.precision,
     )
     data = {name: ground.sites[name].data for name in (*plan.sources, target)}
     task = replace(task, key=key(data=data, **{**tasks.to_table(task), "campaign": "", "threads": 0}))

@@ -15,25 +15,26 @@ from sites.cases import Case
 from sites.preprocess import Grid
 
 
-def segment(net: nn.Module, images: Tensor, device: str | torch.device = "auto") -> Tensor:
+def segment(net: nn.Module, images: Tensor, device: str | torch.device = "auto", precision: str = "auto") -> Tensor:
     """Class probabilities in evaluation mode, which is undone afterwards.
 
     Args:
         net: (B, C, *patch) -> logits (B, K + 1, *patch); it is moved to the device.
         images: (B, C, *patch) float32.
         device: as for training.
+        precision: as for training.
 
     Returns:
         (B, K + 1, *patch) float32 on the CPU; the channels of a voxel sum to 1.
     """
     where = devices.resolve(device)
-    precision = devices.precision(where)
+    dtype = devices.precision(where, precision)
     training = net.training
     net.to(where).eval()
     try:
         with (
             torch.inference_mode(),
-            torch.autocast(where.type, precision or torch.bfloat16, enabled=precision is not None),
+            torch.autocast(where.type, dtype or torch.bfloat16, enabled=dtype is not None),
         ):
             logits = net(images.to(where))
         return torch.softmax(logits.float(), dim=1).cpu()
@@ -48,6 +49,7 @@ def score(
     *,
     batch: int = 4,
     device: str | torch.device = "auto",
+    precision: str = "auto",
     keep: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Dice of each case on its original voxels.
@@ -58,6 +60,7 @@ def score(
         labels: the names of 1..K.
         batch: cases that are segmented together.
         device: as for training.
+        precision: as for training.
         keep: a folder for the label maps, as ID.nii.gz on the files' own grid and affine.
 
     Returns:
@@ -67,7 +70,7 @@ def score(
     scores: list[dict[str, Any]] = []
     for start in range(0, len(cases), batch):
         some = cases[start : start + batch]
-        probabilities = segment(net, torch.stack([case.image for case in some]), device)
+        probabilities = segment(net, torch.stack([case.image for case in some]), device, precision)
         for case, one in zip(some, probabilities, strict=True):
             found = preprocess.restore(one, case.grid)
             scores.append({"case": case.id, "dice": evaluation.dice(found, case.truth, values)})

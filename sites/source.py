@@ -30,12 +30,14 @@ def parts(
     }
 
 
-def validator(site: Site, held: list[Case]) -> Callable[[nn.Module], float] | None:
+def validator(site: Site, held: list[Case], precision: str) -> Callable[[nn.Module], float] | None:
     """Mean Dice on the validation cases, as a function of a net; None where there are no such cases."""
     if not held:
         return None
     labels = tuple(site.data.labels)
-    return lambda net: evaluation.mean_dice(s["dice"] for s in predict.score(net, held, labels)) or 0.0
+    return lambda net: (
+        evaluation.mean_dice(s["dice"] for s in predict.score(net, held, labels, precision=precision)) or 0.0
+    )
 
 
 def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
             test=len(split.test),
             by_patient=split.by_patient,
             data=f"{cases.digest(chosen, site.data, site.scanner)}:{site.data.validate}:{site.data.test}",
-            device=devices.describe(),
+            device=devices.describe(wanted=asked.precision),
             simulation=site.simulation,
             receive_fused=policy.receive_fused,
             reuse=policy.reuse,
@@ -123,7 +125,8 @@ def _train(
             settings,
             seed=asked.seed,
             rates={n: settings.lr for n, _ in net.named_parameters()},
-            validate=validator(site, held) if settings.validate_every else None,
+            validate=validator(site, held, asked.precision) if settings.validate_every else None,
+            precision=asked.precision,
             checkpoint=site.work / "checkpoints" / f"{asked.key}.safetensors",
             checkpoint_every=max(100, settings.steps // 10),
             progress=lambda record: report(name, "training", record.step, settings.steps),
@@ -173,7 +176,8 @@ def score(site: Site, task: dict[str, Any], payload: transport.Payload) -> dict[
     own = parts(site, asked.net.patch)
     net = build(asked.net, 0)
     params.load(net, wire.params_from_bytes(payload["weights"]))
-    found = predict.score(net, own["test"] or own["validate"], tuple(site.data.labels))
+    held = own["test"] or own["validate"]
+    found = predict.score(net, held, tuple(site.data.labels), precision=asked.precision)
     return tasks.to_table(tasks.Scored(outbound.scores(site, found)))
 
 

@@ -51,7 +51,7 @@ class Bench:
         self.folder = site.work / "rows" / row.key
         own = parts(site, row.net.patch, seed=row.seed, target_cases=row.target_cases)
         self.train, self.test = own["train"], own["test"]
-        self.validate = validator(site, own["validate"]) or (lambda net: 0.0)
+        self.validate = validator(site, own["validate"], row.precision) or (lambda net: 0.0)
         self.net = build(row.net, row.net_seed)
         partition.check_buffers(self.net, reestimate=row.buffers == "re-estimate")
         self.mix: Mix | None = None
@@ -89,7 +89,7 @@ class Bench:
     def score(self, keep_in: str = "") -> list[tasks.CaseScore] | None:
         """Dice on the test cases, as the policy lets it go; predictions stay in the site's folder."""
         folder = self.site.work / "predictions" / self.row.label if keep_in else None
-        found = predict.score(self.net, self.test, self.row.net.labels, keep=folder)
+        found = predict.score(self.net, self.test, self.row.net.labels, precision=self.row.precision, keep=folder)
         return outbound.scores(self.site, found)
 
     def batches(self, size: int, offset: int = 0) -> Callable[[int], tuple[Tensor, Tensor]]:
@@ -114,6 +114,7 @@ def _adaptation(bench: Bench) -> training.Run:
         bench.batches(settings.batch_size),
         settings,
         seed=bench.row.seed,
+        precision=bench.row.precision,
         rates={n: settings.lr for n, _ in bench.net.named_parameters() if n not in fixed},
         watch=bench.row.net.fusable if bench.method.chooser == "fitted" else (),
     )
@@ -234,6 +235,7 @@ def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> An
         bench.batches(settings.batch_size, offset),
         settings,
         seed=row.seed + offset,
+        precision=row.precision,
         rates={n: settings.lr for n, _ in bench.net.named_parameters()},
         validate=bench.validate,
         checkpoint=folder / "checkpoint.safetensors",
@@ -269,5 +271,5 @@ def card(bench: Bench) -> dict[str, Any]:
         "sources": list(row.sources),
         "target_cases": row.target_cases,
         "seed": row.seed,
-        "device": devices.describe(),
+        "device": devices.describe(wanted=row.precision),
     }

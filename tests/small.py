@@ -48,6 +48,7 @@ def campaign(folder: Path, *, name: str = "small.toml", head: str = "", adapt: s
         f"""
 [campaign]
 name = "small"
+precision = "float32"
 {head}
 [net]
 name = "isensee2017"

@@ -33,7 +33,7 @@ def test_precision_is_what_was_asked_for_or_what_pays():
     assert devices.precision(cpu, "float32") is None
     assert devices.precision(cpu, "bfloat16") is torch.bfloat16
     assert devices.precision(torch.device("cuda")) is torch.bfloat16
-    pays = devices._has_bfloat16() and devices.gradients_are_right()
+    pays = devices._has_amx() and devices.gradients_are_right()
     assert (devices.precision(cpu) is torch.bfloat16) == pays
     with pytest.raises(ConfigError, match="precision expected one of auto, float32, bfloat16, got 'half'"):
         devices.precision(cpu, "half")

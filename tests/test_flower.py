@@ -1,0 +1,80 @@
+"""Flower's own runtime: the same apps, the same numbers, nothing left running."""
+
+import json
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from small import campaign, hospitals
+
+from fedmerge import campaign as campaigns
+from fedmerge.errors import CampaignStopped
+from server import flower, inprocess
+from server.app import app as server_app
+from sites.app import app as client_app
+
+ROOT = Path(__file__).parent.parent
+METHODS = "none,t-imm,t-imm-kernel"
+
+
+def test_flowers_runtime_gives_the_numbers_of_the_inprocess_engine(tmp_path):
+    """Rows, curves, ratios, forgetting and stored contributions are equal to the last digit and byte."""
+    path = campaign(hospitals(tmp_path / "hospitals"))
+    run = {"campaign": str(path), "methods": METHODS, "seeds": "0,1", "workers": 2}
+    here, there = tmp_path / "here", tmp_path / "there"
+    inprocess.run(server_app, client_app, {**run, "out": str(here)}, 3, 2)
+    flower.run({**run, "out": str(there)}, 3, there / "flwr")
+    near, far = (json.loads((out / "results.json").read_text()) for out in (here, there))
+    for rows in (near["rows"], far["rows"]):
+        for row in rows:
+            del row["seconds"]
+    for part in ("rows", "ratios", "forgetting", "environment"):
+        assert near[part] == far[part]
+    stored = [{p.name: p.read_bytes() for p in (out / "server/contributions").iterdir()} for out in (here, there)]
+    assert stored[0] == stored[1]
+    assert len(stored[0]) == 2
+
+
+def test_the_bundle_holds_the_two_sides_and_no_patient(tmp_path):
+    """What Flower ships is Python of `sites` and `server`; data beside it stays where it is."""
+    app = flower.app_folder(tmp_path / "app")
+    (app / "sites" / "patients.json").write_text("{}")
+    built = subprocess.run(
+        [Path(sys.executable).with_name("flwr"), "build", "--app", app],
+        cwd=tmp_path, env=flower.environment(tmp_path / "home"), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (bundle,) = tmp_path.glob("*.fab")
+    import zipfile
+
+    names = zipfile.ZipFile(bundle).namelist()
+    assert built.returncode == 0
+    assert {"server/app.py", "sites/app.py", "pyproject.toml"} <= set(names)
+    assert not any(name.endswith("patients.json") for name in names)
+
+
+def test_the_folder_of_the_project_is_the_same_app():
+    """`flwr run .` in a checkout finds the components and run-config keys that the engine uses."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert told["config"] == flower.DEFAULTS
+    assert told["components"] == {"serverapp": "server.app:app", "clientapp": "sites.app:app"}
+    assert told["fab-include"] == ["sites/**/*.py", "server/**/*.py"]
+
+
+def test_a_run_without_a_folder_lies_in_flowers_home(monkeypatch, tmp_path):
+    """Plain `flwr run .` writes below FLWR_HOME, the same folder for the server and its sites."""
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    assert campaigns.folder("") == tmp_path / "fedmerge"
+    assert campaigns.locate("", tmp_path / "x") == (campaigns.built_in(), tmp_path / "x")
+
+
+@pytest.mark.slow
+def test_too_few_nodes_end_within_thirty_seconds_of_the_server_with_the_command_that_helps(tmp_path):
+    """Two nodes for three sites: one sentence that gives `make flwr`, and no waiting."""
+    path = campaign(hospitals(tmp_path / "hospitals"))
+    began = time.monotonic()
+    with pytest.raises(CampaignStopped, match="Flower runs 2 nodes: use `make flwr`"):
+        flower.run({"campaign": str(path), "out": str(tmp_path / "out")}, 2, tmp_path / "flwr")
+    assert time.monotonic() - began < 90  # of which the runtime itself takes most
