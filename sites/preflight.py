@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from fedmerge.errors import FedmergeError
-from sites import cases, labels, preprocess, volumes
+from sites import cases, labels, loading, preprocess, volumes
 from sites.cases import Found
 from sites.progress import report
 from sites.records import Site
@@ -217,7 +217,7 @@ def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, 
         add(found.label, "warning", f"{name} shows none of the site's labels")
     elif patch is not None and images:
         x, y, z = (int(size) for size in patch)
-        share = preprocess.outside(truth, cases.grid_of(images[0][1], site.data, (x, y, z)))
+        share = preprocess.outside(truth, loading.grid_of(images[0][1], site.data, (x, y, z)))
         if share > 0.05:
             add(found.label, "warning", f"{name} has {share:.0%} of its labelled voxels outside the net's patch")
     return findings

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedmerge.errors import ConfigError, DataError
-from sites import cases, folders, volumes
+from sites import cases, folders, preprocess, volumes
 from sites.config import OPEN, Data, Scanner, Selection, Site
 from sites.folders import Found
 
@@ -364,7 +364,7 @@ def test_a_digest_is_of_contents_and_settings_but_not_of_the_place(tmp_path):
 def few(count):
     """Cases whose image tells which one it is."""
     one = torch.ones(1, 2, 2, 2)
-    grid = cases.Grid((2, 2, 2), (1, 1, 1), (2, 2, 2), (1, 1, 1))
+    grid = preprocess.Grid((2, 2, 2), (1, 1, 1), (2, 2, 2), (1, 1, 1))
     return [cases.Case(str(k), one * k, one.long() * k, np.zeros(1), grid, None) for k in range(count)]
 
 
@@ -409,6 +409,6 @@ def test_real_files_load_fast_and_lose_nothing_to_the_crop():
     everything = cases.find(data)
     assert len(everything) == 196
     loaded = cases.load(site_of(data), everything[:40], patch=(16, 24, 16))
-    outside = [cases.preprocess.outside(case.truth, case.grid) for case in loaded]
+    outside = [preprocess.outside(case.truth, case.grid) for case in loaded]
     assert np.mean(outside) < 1e-3
     assert not cases.split(everything, data, seed=0).by_patient

@@ -1,0 +1,184 @@
+"""Loading a case: read, checked, seen by the scanner, normalised, cropped, and kept while memory lasts."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fedmerge.errors import ConfigError
+from sites import labels, preprocess, scanner, volumes
+from sites.draws import generator
+from sites.folders import Found, modalities
+from sites.preprocess import Grid
+from sites.progress import report
+from sites.records import Data, Site
+from sites.volumes import Frame, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A case as the net sees it, and as it is scored.
+
+    Attributes:
+        id: the case's name at the site.
+        image: (C, *patch) float32, each channel normalised.
+        label: (1, *patch) int64, 0..K.
+        truth: (X, Y, Z) uint8, 0..K, on the file's own voxels in canonical order.
+        grid: how patch and volume lie to each other.
+        frame: how the file lay, for writing label maps beside it.
+    """
+
+    id: str
+    image: Tensor
+    label: Tensor
+    truth: npt.NDArray[np.uint8]
+    grid: Grid
+    frame: Frame
+
+
+def load(
+    site: Site,
+    found: Sequence[Found],
+    *,
+    patch: Sequence[int],
+    progress: Callable[[int], None] | None = None,
+) -> list[Case]:
+    """Reads, checks, normalises and crops; what was loaded before in this process is not read again.
+
+    Args:
+        site: whose labels, spacing and scanner hold.
+        found: the cases to load.
+        patch: (X, Y, Z) of the net's input.
+        progress: told how many are done; without it, the log `fedmerge.progress` is.
+
+    Returns:
+        the cases in the order of `found`.
+
+    Raises:
+        DataError: a file cannot be used; the sentence names site and file.
+        ConfigError: the patch is not three whole numbers.
+    """
+    if len(patch) != 3 or not all(size >= 1 for size in patch):
+        raise ConfigError(f"{site.name}: 'patch' expected three numbers of voxels, got {list(patch)}")
+    size = (int(patch[0]), int(patch[1]), int(patch[2]))
+    names = modalities(site.data)
+    cases = []
+    for done, one in enumerate(found, start=1):
+        key = _key(site, one, size, names)
+        case = _CACHE.get(key)
+        if case is None:
+            case = prepare(site, one, size, len(names))
+            _CACHE.put(key, case)
+            if progress is None:
+                report(site.name, "reading cases", done, len(found))
+        if progress is not None:
+            progress(done)
+        cases.append(case)
+    return cases
+
+
+def prepare(site: Site, found: Found, patch: tuple[int, int, int], channels: int) -> Case:
+    """One case from its files; see `load`."""
+    data = site.data
+    images = read_images(found, channels, site.name)
+    truth = read_truth(found, images[0], data, site.name)
+    first = images[0]
+    grid = grid_of(first, data, patch)
+    normal = [preprocess.normalise(_shifted(image, site, found.id, c)) for c, image in enumerate(images)]
+    label = preprocess.crop_labels(truth, grid, len(data.labels))
+    if data.control == "shuffled-labels":
+        label = generator("shuffled labels", site.name, found.id).permuted(label.ravel()).reshape(label.shape)
+    return Case(
+        id=found.id,
+        image=torch.from_numpy(preprocess.crop(np.stack(normal), grid)),
+        label=torch.from_numpy(label.astype(np.int64))[None],
+        truth=truth,
+        grid=grid,
+        frame=first.frame,
+    )
+
+
+def read_images(found: Found, channels: int, who: str = "") -> list[Volume]:
+    """A case's channels, all on the voxels of the first.
+
+    Raises:
+        DataError: a file cannot be read, or its shape or affine differs from the first one's.
+    """
+    if len(found.images) == 1:
+        return volumes.read_channels(found.images[0], channels, who=who)
+    images = [volumes.read(path, who=who) for path in found.images]
+    for path, image in zip(found.images[1:], images[1:], strict=True):
+        volumes.same_grid(images[0], image, f"the image {found.images[0].name}", f"{who}: {path.name}")
+    return images
+
+
+def read_truth(found: Found, image: Volume, data: Data, who: str = "") -> npt.NDArray[np.uint8]:
+    """A case's label map on the image's canonical voxels, as 0..K.
+
+    Raises:
+        DataError: the file cannot be read, lies on other voxels, or holds a value that is not declared.
+    """
+    name = f"{who}: {found.label.parent.name}/{found.label.name}"
+    label = volumes.read_labels(found.label, who=who)
+    volumes.same_grid(image, label, f"the image {found.images[0].name}", name)
+    return labels.remap(label.data, data.labels, data.background, who=name)
+
+
+def grid_of(image: Volume, data: Data, patch: tuple[int, int, int]) -> Grid:
+    """The image's grid with the patch in its middle, at the site's spacing or at the image's own."""
+    x, y, z = image.data.shape
+    return Grid((x, y, z), image.spacing_mm, patch, data.spacing_mm or image.spacing_mm)
+
+
+def _shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[np.float32]:
+    if site.scanner is None:
+        return image.data
+    drawn = scanner.draw(site.name, f"{case}/{channel}", image.data.shape)
+    return scanner.apply(image.data, site.scanner, drawn, image.spacing_mm)
+
+
+def _key(site: Site, found: Found, patch: tuple[int, int, int], names: tuple[str, ...]) -> tuple[Any, ...]:
+    """All that goes into a loaded case."""
+    files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in (*found.images, found.label) if p.exists()]
+    data = site.data
+    meaning = (tuple(data.labels.items()), data.background, data.spacing_mm, data.control, names)
+    return (site.name, found.id, tuple(files), meaning, site.scanner, patch)
+
+
+class _Cache:
+    """The cases loaded last, up to a number of bytes; sites of one simulation may ask from several threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.cases: OrderedDict[tuple[Any, ...], Case] = OrderedDict()
+        self.lock = Lock()
+
+    def get(self, key: tuple[Any, ...]) -> Case | None:
+        with self.lock:
+            if key in self.cases:
+                self.cases.move_to_end(key)
+            return self.cases.get(key)
+
+    def put(self, key: tuple[Any, ...], case: Case) -> None:
+        with self.lock:
+            if key in self.cases:
+                return
+            self.cases[key] = case
+            self.bytes += _size(case)
+            while self.bytes > self.max_bytes and len(self.cases) > 1:
+                _, old = self.cases.popitem(last=False)
+                self.bytes -= _size(old)
+
+
+def _size(case: Case) -> int:
+    return case.image.nbytes + case.label.nbytes + case.truth.nbytes
+
+
+_CACHE = _Cache(max_bytes=2 << 30)
