@@ -179,6 +179,7 @@ class Score:
     net: Net
     channels: tuple[str, ...]
     threads: int
+    buffers: str = "refuse"
     precision: str = "auto"
 
 

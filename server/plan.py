@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedmerge import campaign, devices, fusion, nets, schedules
+from fedmerge import campaign, devices, fusion, nets, partition, schedules
 from fedmerge.errors import ConfigError
 
 
@@ -190,6 +190,8 @@ def read(path: Path, *, base: Path | None = None, deployed: bool = False) -> Pla
     if net.get("dims", 3) != 3:
         raise ConfigError(f"{where}: [net] dims expected 3: campaigns read volumes, got {net['dims']}")
     nets.check_patch(net, patch)
+    like = nets.on_meta(net, in_channels=1, out_channels=2)
+    partition.check_buffers(like, reestimate=head.get("buffers") == "re-estimate")
     start = (base or path.parent).absolute()
     plan = Plan(
         **head,

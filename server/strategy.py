@@ -203,7 +203,9 @@ class FedMerge(Strategy):
         name = key(kind="forgetting", weights=params.digest(weights), data=ground.sites[site].data)
         phase = self.store.phase(name)
         if phase is None:
-            task = tasks.Score(ground.nets[site], ground.sites[site].channels, self.plan.threads, self.plan.precision)
+            plan = self.plan
+            channels = ground.sites[site].channels
+            task = tasks.Score(ground.nets[site], channels, plan.threads, plan.buffers, plan.precision)
             payload = {"weights": wire.params_to_bytes(weights)}
             answer = yield Ask(site, "evaluate.score", tasks.to_table(task), payload, "forgetting")
             phase = answer.task

@@ -176,6 +176,8 @@ def score(site: Site, task: dict[str, Any], payload: transport.Payload) -> dict[
     own = parts(site, asked.net.patch)
     net = build(asked.net, 0)
     params.load(net, wire.params_from_bytes(payload["weights"]))
+    if asked.buffers == "re-estimate":
+        partition.reestimate(net, [case.image[None] for case in own["train"]])
     held = own["test"] or own["validate"]
     found = predict.score(net, held, tuple(site.data.labels), precision=asked.precision)
     return tasks.to_table(tasks.Scored(outbound.scores(site, found)))

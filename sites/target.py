@@ -56,9 +56,11 @@ class Bench:
         partition.check_buffers(self.net, reestimate=row.buffers == "re-estimate")
         self.mix: Mix | None = None
         self.fused: Params = {}
+        self.logits: Params = {}
         _overlay(self.net, wire.params_from_bytes(_received(site, row.ancestor).read_bytes()))
         if not far:
             self._start()
+        self.settle()
 
     def _start(self) -> None:
         """Lay the source's, or the merged, parameters over the ancestor's."""
@@ -78,13 +80,18 @@ class Bench:
                 who=self.row.sources,
             )
             self.logits = recipe.starting_logits(self.mix, self.method, self.row.seed)
-            self.refuse(self.logits)
+            self.merge(self.logits)
 
-    def refuse(self, logits: Params) -> None:
-        """Fuse anew with these logits and put the result into the net."""
+    def merge(self, logits: Params) -> None:
+        """Fuse with these logits and put the result into the net."""
         if self.mix is not None:
             self.fused = mixing.fuse(self.mix, mixing.ratios(logits, self.row.ratios))  # type: ignore[arg-type]
             params.load(self.net, self.fused)
+
+    def settle(self) -> None:
+        """Statistics of batch norms, where the campaign re-estimates them: anew for the weights as they are now."""
+        if self.row.buffers == "re-estimate":
+            partition.reestimate(self.net, [case.image[None] for case in self.train])
 
     def score(self, keep_in: str = "") -> list[tasks.CaseScore] | None:
         """Dice on the test cases, as the policy lets it go; predictions stay in the site's folder."""
@@ -136,7 +143,7 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
     row = tasks.from_table(tasks.Row, task, "server")
     folder = site.work / "rows" / row.key
     if (done := folder / "adapted.json").exists():  # the answer was lost on its way: give it again
-        return json.loads(done.read_text()), {"logits": (folder / "logits.safetensors").read_bytes()}
+        return json.loads(done.read_text()), _logits(folder)
     began = time.monotonic()
     bench = Bench(site, row)
     start = bench.score()
@@ -162,7 +169,8 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
     else:
         for step in range(settings["steps"]):
             respond(step, {})
-    bench.refuse(bench.logits)
+    bench.merge(bench.logits)
+    bench.settle()
     curve.append((settings["steps"], bench.validate(bench.net)))
     answer = tasks.Adapted(
         curve=curve,
@@ -173,9 +181,16 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
         adapted=bench.score(),
     )
     keep(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))
-    keep(folder / "logits.safetensors", wire.params_to_bytes(bench.logits))
+    if bench.logits:
+        keep(folder / "logits.safetensors", wire.params_to_bytes(bench.logits))
     keep(folder / "adapted.json", json.dumps(tasks.to_table(answer)).encode())
-    return tasks.to_table(answer), {"logits": wire.params_to_bytes(bench.logits)}
+    return tasks.to_table(answer), _logits(folder)
+
+
+def _logits(folder: Path) -> transport.Payload:
+    """The fitted (or drawn) logits as a payload; rows that merge nothing have none."""
+    path = folder / "logits.safetensors"
+    return {"logits": path.read_bytes()} if path.exists() else {}
 
 
 def pull(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer:
@@ -197,6 +212,7 @@ def pull(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer
     last = step == settings["steps"]
     curve = [(step, bench.validate(bench.net))] if last or _due(settings, step) else []
     if last:
+        bench.settle()
         keep(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))
         answer = tasks.Pulled(curve, time.monotonic() - began, start, bench.score())
         return tasks.to_table(answer), {}
@@ -224,6 +240,7 @@ def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> An
     bench = Bench(site, row, far=row.adapt is not None or "fused" in payload)
     if row.adapt is not None:
         params.load(bench.net, wire.params_from_bytes(adapted.read_bytes()))
+        bench.settle()
     elif "fused" in payload:
         bench.fused = wire.params_from_bytes(payload["fused"])
         params.load(bench.net, bench.fused)
@@ -242,6 +259,7 @@ def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> An
         checkpoint_every=max(100, settings.steps // 4),
         progress=lambda record: report(site.name, f"fine-tuning {row.label}", record.step, settings.steps),
     )
+    bench.settle()
     answer = tasks.Finetuned(
         curve=[(offset + r.step, r.validation) for r in history.records if r.validation is not None],
         fused=params.digest(bench.fused),

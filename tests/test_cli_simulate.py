@@ -206,7 +206,7 @@ def test_a_refusal_is_not_told_twice(tmp_path):
 def test_pooled_without_its_labels_is_told_before_anything_is_written(campaign, tmp_path, capsys):
     """The upper reference needs labels that only a simulation can have."""
     assert command("simulate", campaign, "--out", tmp_path / "run", "--methods", "pooled") == 2
-    assert "north: the method 'pooled' needs 'pooled_labels'" in capsys.readouterr().err
+    assert "north: the method 'pooled' needs pooled_labels" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -39,6 +39,7 @@ def echo_app(behave=None):
 
 
 def exchange_with(app, workers=1, timeout_s=30.0):
+    """An exchange that has called the roll of three sites."""
     exchange = Exchange(InProcessGrid(app, {}, len(NAMES), workers), timeout_s)
     exchange.roll_call(NAMES, {}, patience_s=1.0)
     return exchange

@@ -58,6 +58,7 @@ FOREIGN = {"flwr": ("fedmerge.transport",), "nibabel": (), "SimpleITK": (), "ray
 
 
 def module_of(path: Path) -> str:
+    """The dotted name of a file's module."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -80,6 +81,7 @@ def imports(path: Path, *, lazy: bool) -> set[str]:
 
 
 def floor(module: str) -> int:
+    """The floor of the nearest name in the table."""
     while module not in FLOORS:
         module = module.rpartition(".")[0]
     return FLOORS[module]

@@ -57,7 +57,7 @@ def load(path: Path) -> "tuple[nn.Module, dict[str, Any]]":
     Raises:
         FedmergeError: the file is no model of ours, or does not hold the whole net.
     """
-    from fedmerge import nets, params, wire
+    from fedmerge import nets, params, partition, wire
 
     weights, info = wire.read_model(path)
     missing = [key for key in ("net", "labels", "channels", "patch") if key not in info]
@@ -72,6 +72,7 @@ def load(path: Path) -> "tuple[nn.Module, dict[str, Any]]":
                 f"'{absent[0]}' and {len(absent) - 1} more parameters are missing: this is a merged body; "
                 "fine-tuned models can segment"
             )
+        partition.check_buffers(net)  # statistics are not in the file
         params.load(net, weights)
     except FedmergeError as error:
         raise NetError(f"{path}: {error}") from None

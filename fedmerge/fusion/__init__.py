@@ -43,7 +43,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in [
         Method("none", "none", None, "model", "given", "fresh", "fresh", False, "the control: no source at all"),
-        Method("transfer", "one", None, "model", "given", "fresh", "kept", False, "Yosinski 2014"),
+        Method("transfer", "one", None, "model", "given", "fresh", "kept", True, "Yosinski 2014; Kumar 2022"),
         Method("mean", "all", "mean", "model", "uniform", "fresh", "fresh", False, "Lee 2017; Wortsman 2022"),
         Method("imm-mode", "all", "mode", "model", "uniform", "fresh", "fresh", False, "Lee 2017"),
         Method("imm-mode+warm-up", "all", "mode", "model", "uniform", "fresh", "fresh", True, "Lee 2017; a control"),

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedmerge.errors import ConfigError
+from fedmerge.errors import ConfigError, NetError
 from fedmerge.nets import isensee2017, monai
 
 NETS: dict[str, Callable[..., nn.Module]] = {
@@ -26,6 +26,9 @@ NETS: dict[str, Callable[..., nn.Module]] = {
     "segresnet": monai.segresnet,
     "dynunet": monai.dynunet,
 }
+
+DRAWN = (nn.modules.conv._ConvNd, nn.Linear)  # weights drawn at random
+ONES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)  # weights that begin at 1
 
 
 def build(settings: Mapping[str, Any], *, in_channels: int, out_channels: int, seed: int | None = None) -> nn.Module:
@@ -53,21 +56,23 @@ def build(settings: Mapping[str, Any], *, in_channels: int, out_channels: int, s
 
 
 def initialise(net: nn.Module, generator: torch.Generator) -> None:
-    """Draw every parameter anew: convs from He's normal, norms 1 and 0, biases 0.
+    """Draw every parameter anew: convs and linear layers from He's normal, norms 1 and 0, biases 0; buffers reset.
 
     Raises:
-        TypeError: a module with parameters is of a kind that is not known here.
+        NetError: a module with parameters or buffers is of a kind that is not known here.
     """
-    for module in net.modules():
+    for path, module in net.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        if not own:
+        if not own and not list(module.buffers(recurse=False)):
             continue
-        if not isinstance(module, nn.modules.conv._ConvNd | nn.modules.instancenorm._InstanceNorm):
-            raise TypeError(f"no initialisation for {type(module).__name__}")
+        if not isinstance(module, (*DRAWN, *ONES)):
+            raise NetError(f"no initialisation is known for '{path}', a {type(module).__name__}")
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.reset_running_stats()
         for name, p in own.items():
             if name == "bias":
                 nn.init.zeros_(p)
-            elif isinstance(module, nn.modules.conv._ConvNd):
+            elif isinstance(module, DRAWN):
                 nn.init.kaiming_normal_(p, a=0.01, nonlinearity="leaky_relu", generator=generator)
             else:
                 nn.init.ones_(p)
@@ -141,7 +146,7 @@ def check_patch(settings: Mapping[str, Any], patch: Sequence[int]) -> None:
     """
     bare = _without_channels(settings)
     net = canonical(bare, in_channels=1, out_channels=1)
-    factor = 2 ** (net["depth"] - 1)
+    factor = 2 ** (net.get("depth", 1) - 1)  # a net of the user's own may know no levels
     got = "x".join(map(str, patch))
     if len(patch) != net["dims"]:
         raise ConfigError(f"net {net['name']}: patch expected {net['dims']} sides, got {got}")
