@@ -1,5 +1,6 @@
 """What the README and the pages say holds: commands and snippets run, files are read, tables agree with the code."""
 
+import contextlib
 import importlib.util
 import inspect
 import re
@@ -127,36 +128,44 @@ def matching(pattern):
     return sorted(map(str, Path().glob(pattern)))
 
 
-def test_the_commands_of_fedmerge_run_as_they_stand(workshop, monkeypatch, capsys):
-    """In the order of the pages, in one folder; each ends with code 0 and leaves what its --out names."""
-    monkeypatch.chdir(workshop)
-    ran = set()
-    for words in commands():
-        if words[0] != "fedmerge" or words[:3] == ["fedmerge", "simulate", "--out"]:
-            continue
-        arguments = [name for word in words[1:] for name in (matching(word) if "*" in word else [word])]
-        with pytest.raises(SystemExit) as ended:
-            cli.main(arguments)
-        assert not ended.value.code, f"{shlex.join(words)}: {capsys.readouterr().err}"
+@pytest.fixture(scope="module")
+def ran(workshop):
+    """The commands of `fedmerge` that the pages have, run in their order in the workshop: words -> exit code."""
+    codes = {}
+    with contextlib.chdir(workshop):
+        for words in commands():
+            if words[0] != "fedmerge" or builds_in(words):
+                continue
+            arguments = [name for word in words[1:] for name in (matching(word) if "*" in word else [word])]
+            with pytest.raises(SystemExit) as ended:
+                cli.main(arguments)
+            codes[tuple(words)] = ended.value.code or 0
+    return codes
+
+
+def builds_in(words):
+    """Whether a command runs the built-in campaign, which takes minutes."""
+    return words[:3] == ["fedmerge", "simulate", "--out"]
+
+
+def test_the_commands_of_fedmerge_run_as_they_stand(workshop, ran):
+    """Each ends with code 0 and leaves what its --out names; together they are all that there are."""
+    for words, code in ran.items():
+        assert code == 0, shlex.join(words)
         if "--out" in words:
-            assert Path(words[words.index("--out") + 1]).exists(), shlex.join(words)
-        ran.add(words[1])
-    assert ran == set(names_of_commands())
-    for folder in ("runs/first", "runs/seeds"):
-        results.read(Path(folder))
-    label, scan = (nibabel.load(path) for path in ("labels/scan.nii.gz", "scan.nii.gz"))
+            assert (workshop / words[words.index("--out") + 1]).exists(), shlex.join(words)
+    assert {words[1] for words in ran} == set(names_of_commands())
+    label, scan = (nibabel.load(workshop / path) for path in ("labels/scan.nii.gz", "scan.nii.gz"))
     assert label.shape == scan.shape
     assert (label.affine == scan.affine).all()
 
 
-def test_what_a_run_leaves_is_what_the_readme_lists(workshop, monkeypatch):
-    """Every file and folder of the list is there after the README's own campaign."""
-    run = workshop / "runs/first"
-    if not run.exists():
-        pytest.skip("the commands did not run before")
+def test_what_a_run_leaves_is_what_the_readme_lists(workshop, ran):
+    """Every file and folder of the list is there after the README's own campaign, and the results have the form."""
     (listed,) = [rows for title, rows in tables("README.md") if title == "Your own data"]
     for name in [name for row in listed for name in named(row[0])]:
-        assert (run / name.replace("TARGET", "harbour")).exists(), name
+        assert (workshop / "runs/first" / name.replace("TARGET", "harbour")).exists(), name
+    assert {row["seed"] for row in results.read(workshop / "runs/seeds")["rows"]} == {0, 1}
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
@@ -199,7 +208,7 @@ def test_every_other_command_of_the_pages_is_one_that_exists():
                 assert (ROOT / script).is_file(), script
             case ["flwr", "run", ".", *options]:
                 assert f"num-supernodes={nodes} " in " ".join(options)
-            case ["fedmerge", "simulate", "--out", *_]:  # minutes: the built-in campaign
+            case _ if builds_in(words):
                 assert shlex.join(words) in (ROOT / "Makefile").read_text()
             case ["fedmerge", *_]:
                 pass
