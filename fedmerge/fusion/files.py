@@ -1,21 +1,18 @@
-"""Fuse model files name by name, in blocks that fit the processor's cache.
+"""Fuse model files name by name, out of mapped memory.
 
 The inputs are memory-mapped and the output is written as it is made, so that anonymous memory holds a few
-blocks, whatever the size of the models. One thread computes, because the work waits for memory and not for
-arithmetic, while another one writes the block before.
+blocks (`fusion.blocks`), whatever the size of the models.
 """
 
 import json
 import math
-import os
-import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +21,10 @@ from torch import Tensor
 from fedmerge import container
 from fedmerge.container import Entry
 from fedmerge.errors import ConfigError, Refused
-from fedmerge.fusion import rules
+from fedmerge.fusion import blocks, rules
+from fedmerge.fusion.blocks import Blocks, Job, Output, as_bytes, workers
 
-BLOCK = 2**18  # elements: 1 MiB of float32
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-FLOOR, CAP = 1e-3, 1e4  # as in `fisher.normalise`
 
 
 @dataclass(frozen=True)
@@ -117,130 +113,49 @@ def fuse_files(
     )
     users = [t for t, share in enumerate(shares) if share > 0]
     size = len(header) + sum(entry.stop - entry.start for entry in entries.values())
-    with _Output(out, size) as file, _one_thread(), torch.no_grad():
+    offsets = dict(zip(entries, accumulate((e.stop - e.start for e in entries.values()), initial=len(header))))
+    with Output(out, size) as file, workers() as pool:
         file.write(0, header)
-        offset = len(header)
-        fusion = _Fusion([models[t] for t in users], [shares[t] for t in users], rule, file)
-        for done, (name, entry) in enumerate(entries.items(), start=1):
+        own = threading.local()
+
+        def work(name: str) -> Job | None:
             if name in copied or len(users) == 1:
-                file.write(offset, _bytes(models[users[0]].view(name)))
-            else:
-                fusion.fuse(name, offset)
-            offset += entry.stop - entry.start
+                file.write(offsets[name], as_bytes(models[users[0]].view(name)))
+                return None
+            own.blocks = getattr(own, "blocks", None) or Blocks()
+            job = _job(name, [models[t] for t in users], [shares[t] for t in users], rule)
+            offset = offsets[name]
+            for block in own.blocks.fuse(job):
+                file.write(offset, as_bytes(block))
+                offset += block.nbytes
+            return job
+
+        largest_first = sorted(entries, key=lambda name: entries[name].start - entries[name].stop)
+        cared = [rule == "mean" or len(users) == 1] * len(users)
+        for done, job in enumerate(pool.map(work, largest_first), start=1):
+            if job is not None and job.means:
+                cared = [before or mean > 0 for before, mean in zip(cared, job.means)]
+                _warn(job)
             if progress:
                 progress(done)
-        if rule == "mode" and len(users) > 1:
-            for model, cared in zip(fusion.models, fusion.cared):
-                if not cared:
-                    raise Refused(f"{model.path}: the whole Fisher is zero")
+        for t, once in zip(users, cared):
+            if not once:
+                raise Refused(f"{paths[t]}: the whole Fisher is zero")
     return Report(tuple(fused), tuple(copied), left, tuple(shares))
 
 
-class _Fusion:
-    """The work on one tensor after another, in four blocks of memory."""
-
-    def __init__(self, models: list[_Model], shares: list[float], rule: str, file: "_Output") -> None:
-        self.models, self.shares, self.rule, self.file = models, shares, rule, file
-        self.cared = [False] * len(models)
-        self.buffers = {
-            dtype: [torch.empty(BLOCK, dtype=dtype) for _ in range(4)]  # never touched: no memory yet
-            for dtype in (torch.float32, torch.float64)
-        }
-        self.turn = 0
-
-    def fuse(self, name: str, offset: int) -> None:
-        """One tensor: read T (2 T for rule mode) blocks, write one, at `offset` of the output."""
-        given = [model.view(name) for model in self.models]
-        # sums in an order that depends on the models alone, not on how they were listed
-        order = sorted(range(len(given)), key=lambda t: (_look(given[t]), self.shares[t]))
-        theta, shares = [given[t] for t in order], [self.shares[t] for t in order]
-        precision: list[Tensor] = []
-        means: list[float] = []
-        if self.rule == "mode":
-            for t in order:
-                model = self.models[t]
-                precision.append(model.fisher_view(name))
-                means.append(_fisher_mean(precision[-1], name, model.path))
-                self.cared[t] |= means[-1] > 0
-                if means[-1] == 0:
-                    warnings.warn(f"{model.path}: fisher['{name}'] is all zero and counts as flat", stacklevel=3)
-        for start in range(0, theta[0].numel(), BLOCK):
-            part = slice(start, start + BLOCK)
-            fused = self._block(name, shares, [v[part] for v in theta], [p[part] for p in precision], means)
-            self.file.write(offset + start * theta[0].element_size(), _bytes(fused))
-
-    def _block(
-        self, name: str, shares: list[float], stored: list[Tensor], precision: list[Tensor], means: list[float]
-    ) -> Tensor:
-        if all(torch.equal(stored[0], other) for other in stored[1:]):  # differs at the first element, mostly
-            return self._finite(name, stored[0])
-        dtype = torch.float64 if stored[0].dtype == torch.float64 else torch.float32
-        theta = [value.to(dtype) for value in stored]
-        weight, below, *results = (buffer[: len(theta[0])] for buffer in self.buffers[dtype])
-        self.turn = 1 - self.turn
-        fused = results[self.turn]  # the other one is being written
-        if precision:
-            # (sum_t a_t F_t)^-1 sum_t a_t F_t theta_t              Geyer 2019, eq. 2
-            for t, share in enumerate(shares):
-                scale = share * _clipped(precision[t], means[t], weight)
-                if t == 0:
-                    torch.mul(weight, scale, out=below)
-                    torch.mul(below, theta[0], out=fused)
-                else:
-                    below.add_(weight, alpha=scale)
-                    fused.addcmul_(weight, theta[t], value=scale)
-            fused.div_(below)
-        else:
-            torch.mul(theta[0], shares[0], out=fused)
-            for value, share in zip(theta[1:], shares[1:]):
-                fused.add_(value, alpha=share)
-        return self._finite(name, fused).to(stored[0].dtype)
-
-    def _finite(self, name: str, fused: Tensor) -> Tensor:
-        if not math.isfinite(_sum(fused)):
-            bad = (model for model in self.models if not torch.isfinite(model.view(name)).all())
-            path = next(bad, self.models[0]).path
-            raise Refused(f"{path}: '{name}' expected finite values, got NaN or infinity")
-        return fused
+def _job(name: str, models: Sequence[_Model], shares: Sequence[float], rule: str) -> Job:
+    """What is needed to fuse one tensor; reads the Fishers once, for their means."""
+    precision = [model.fisher_view(name) for model in models] if rule == "mode" else []
+    return blocks.prepare(
+        name, [model.path for model in models], shares, [model.view(name) for model in models], precision
+    )
 
 
-def _clipped(block: Tensor, mean: float, out: Tensor) -> float:
-    """The block of a Fisher clipped to [floor, cap] of its mean, in `out`; returns what scales it to mean 1."""
-    if mean == 0:  # zero everywhere: flat
-        out.fill_(1.0)
-        return 1.0
-    if block.dtype == out.dtype and 1e-30 < mean < 1e30:
-        torch.clamp(block, FLOOR * mean, CAP * mean, out=out)
-        return 1 / mean
-    out.copy_((block.double() / mean).clamp_(FLOOR, CAP))  # out of reach of float32's exponents, or a half
-    return 1.0
-
-
-def _fisher_mean(values: Tensor, name: str, path: Path) -> float:
-    """The mean of a Fisher; refuses what is negative or not finite."""
-    total = 0.0
-    for start in range(0, values.numel(), BLOCK):
-        block = values[start : start + BLOCK]
-        part = _sum(block)
-        if not math.isfinite(part):
-            raise Refused(f"{path}: fisher['{name}'] expected finite values, got NaN or infinity")
-        low = float(block.amin())
-        if low < 0:
-            raise Refused(f"{path}: fisher['{name}'] expected no negative value, got {low:.3g}")
-        total += part
-    return total / values.numel()
-
-
-def _look(values: Tensor) -> bytes:
-    """About a thousand values spread over a tensor: what models are told apart by."""
-    sample = values[:: max(1, values.numel() // 1024)].double().numpy()
-    return bytes(sample.tobytes())
-
-
-def _sum(block: Tensor) -> float:
-    """The sum, which is finite if and only if all values are."""
-    total = float(block.sum())  # a float32 sum can overflow though all values are finite; it is far faster
-    return total if math.isfinite(total) else float(block.sum(dtype=torch.float64))
+def _warn(job: Job) -> None:
+    for path, mean in zip(job.paths, job.means):
+        if mean == 0:
+            warnings.warn(f"{path}: fisher['{job.name}'] is all zero and counts as flat", stacklevel=3)
 
 
 def _shares(paths: Sequence[Path], ratios: Sequence[float] | None) -> list[float]:
@@ -334,63 +249,3 @@ def _view(data: Tensor, entry: Entry) -> Tensor:
     if entry.dtype not in FLOATS:
         return raw
     return (raw if entry.start % container.SIZES[entry.dtype] == 0 else raw.clone()).view(FLOATS[entry.dtype])
-
-
-def _bytes(block: Tensor) -> memoryview:
-    array: np.ndarray[Any, np.dtype[np.uint8]] = block.contiguous().view(torch.uint8).numpy()
-    return array.data
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch's own threads off: to wait for each other after every block costs more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-class _Output:
-    """A file that is written beside `path` and takes its place at the end."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.path = path
-        self.size = size
-
-    def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        self.temporary = Path(name)
-        if hasattr(os, "posix_fallocate"):  # writing into space already there is twice as fast
-            os.posix_fallocate(self.handle, 0, self.size)
-        self.writer = ThreadPoolExecutor(1)
-        self.pending: Future[None] = Future()
-        self.pending.set_result(None)
-        return self
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Begin to write all of `data` at `offset`; returns when the write before has ended."""
-        self.pending.result()
-        self.pending = self.writer.submit(self._write, offset, memoryview(data))
-
-    def _write(self, offset: int, rest: memoryview) -> None:
-        while rest:
-            done = os.pwrite(self.handle, rest, offset)
-            rest, offset = rest[done:], offset + done
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        whole = False
-        try:
-            if kind is None:
-                self.pending.result()
-                whole = True
-        finally:
-            self.writer.shutdown()
-            os.close(self.handle)
-            if whole:
-                self.temporary.chmod(0o644)
-                self.temporary.replace(self.path)
-            else:
-                self.temporary.unlink(missing_ok=True)
