@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fedmerge import wire
+from fedmerge import container, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.fusion import blocks, mixing
@@ -134,6 +134,19 @@ def test_what_the_files_do_not_share_is_reported_and_left_out(tmp_path):
     assert set(report.left) == {"x", "y", "stem", "n", "h", "bn.running_mean"}
     assert "F32 (3, 1)" in report.left["stem"]
     assert load_file(tmp_path / "out")["count"].item() == 7
+
+
+def test_tensors_of_several_widths_stay_readable(tmp_path):
+    """Three booleans, named first, do not push the floats off their alignment."""
+    tensors = {"a": torch.tensor([True, False, True]), "b": torch.ones(2), "c": torch.ones(2).double()}
+    tensors["d"] = torch.ones(1).half()
+    for name in "xy":
+        save_file(tensors, tmp_path / name)
+    fuse_files([tmp_path / "x", tmp_path / "y"], tmp_path / "out")
+    got = load_file(tmp_path / "out")
+    assert all(torch.equal(got[name], value) for name, value in tensors.items())
+    header = container.read_header(tmp_path / "out")
+    assert all(entry.start % container.SIZES[entry.dtype] == 0 for entry in header.entries.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

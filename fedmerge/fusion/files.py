@@ -106,7 +106,9 @@ def fuse_files(
     if not fused:
         raise Refused(f"{paths[0]}: no tensor can be fused with rule {rule}: {next(iter(left.values()), 'empty')}")
     facts = {**(metadata or {}), "format": "fedmerge-model/1"}
-    entries = {name: models[0].weights[name] for name in sorted([*fused, *copied])}
+    entries = {name: models[0].weights[name] for name in [*fused, *copied]}
+    # the widest numbers first, so that each tensor begins at a multiple of its numbers' size
+    entries = dict(sorted(entries.items(), key=lambda item: (-container.SIZES[item[1].dtype], item[0])))
     header = container.encode(
         {name: (entry.dtype, entry.shape) for name, entry in entries.items()},
         {"fedmerge": container.canonical(facts)},
