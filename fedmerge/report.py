@@ -175,10 +175,12 @@ def _disjoint(results: Results) -> list[str]:
 
 
 def _traffic(results: Results) -> str:
-    totals: dict[tuple[str, str, str], list[int]] = {}
-    for message in results["traffic"]:
-        totals.setdefault((message["from"], message["to"], message["what"]), []).append(message["bytes"])
+    totals: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for line in results["traffic"]:  # a line is one message, or says how many it sums up
+        key = (line["from"], line["to"], line["what"])
+        messages, size = totals.get(key, (0, 0))
+        totals[key] = (messages + line.get("messages", 1), size + line["bytes"])
     if not totals:
         return ""
-    body = [[*key, str(len(sizes)), f"{sum(sizes):,}"] for key, sizes in totals.items()]
+    body = [[*key, str(messages), f"{size:,}"] for key, (messages, size) in totals.items()]
     return "## Traffic\n\n" + _grid(["from", "to", "what", "messages", "bytes"], body)

@@ -159,13 +159,12 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
         ratios = mixing.ratios(logits, ground.plan.ratios)  # type: ignore[arg-type]  # the plan allows two words
         outcome.fused = mixing.fuse(mix, ratios)
         outcome.ratios = _ratios(place, task, ratios)
-        if task.adapt and ground.plan.fit == "near" and phase["fused"] != params.digest(outcome.fused):
-            raise Refused(
-                f"{place.target}: the merged model expected digest {params.digest(outcome.fused)[:15]}, got "
-                f"{str(phase['fused'])[:15]}: server and target did not compute the same"
-            )
+        if task.adapt and ground.plan.fit == "near":
+            _same(place, outcome.fused, phase["fused"])
         _keep_fused(ground, place, task, outcome.fused)
     done = yield from _finetune(ground, place, task, outcome.fused)
+    if mix is not None and not task.adapt:
+        _same(place, outcome.fused or {}, done["fused"])
     if not task.adapt:
         outcome.stages.append(stage(place, "start", done["start"], done["curve"][:1], 0, 0.0))
     whole = [*curve, *(p for p in done["curve"] if p[0] > steps or not curve)]
@@ -254,6 +253,15 @@ def _finetune(ground: Ground, place: Place, task: tasks.Row, fused: Params | Non
         write(models(ground) / place.target / f"{place.label}.fine-tuned.safetensors", model)
     ground.store.keep_phase(name, told)
     return told
+
+
+def _same(place: Place, fused: Params, told: str) -> None:
+    """The server's merged model is the target's, bit for bit."""
+    if told != params.digest(fused):
+        raise Refused(
+            f"{place.target}: the merged model expected digest {params.digest(fused)[:15]}, got {told[:15]}: "
+            f"server and target did not compute the same"
+        )
 
 
 def models(ground: Ground) -> Any:  # noqa: ANN401 - a Path

@@ -38,9 +38,9 @@ class Store:
     folder: Path
     earlier: Path | None = None
 
-    def contribution(self, name: str, *, reuse: bool = True) -> Path | None:
-        """The file of a contribution, of this run or, with `reuse`, the earlier one."""
-        for folder in (self.folder, self.earlier if reuse else None):
+    def contribution(self, name: str, *, own: bool = True, reuse: bool = True) -> Path | None:
+        """The file of a contribution, of this run (`own`) or the earlier one (`reuse`), as its site lets it be used."""
+        for folder in (self.folder if own else None, self.earlier if reuse else None):
             if folder and (path := folder / "contributions" / f"{name}.safetensors").exists():
                 return path
         return None

@@ -173,7 +173,10 @@ class FedMerge(Strategy):
         work = []
         for task in willing:
             for (chain, name), made in ground.made.items():
-                if not name.startswith(training.POOLED) and (chain, task) in ground.made:
+                if name.startswith(training.POOLED) or (chain, task) not in ground.made:
+                    continue
+                # another source's own model is shown to a source in a simulation only
+                if name == task or ground.sites[task].simulation:
                     columns = {"weights": name, "task": task, "seed": self.seeds[0], "chain": chain,
                                "target_cases": merged[0].place.cases if merged else self.target_cases}  # fmt: skip
                     body = params.split(made.contribution.weights, ground.nets[task].fusable)[0]

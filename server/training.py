@@ -97,7 +97,8 @@ def _train(ground: Ground, task: tasks.Contribute, site: str, name: str, kind: s
     pool = kind == "train.pooled"
     want = inbound.expected(task.net, task.ancestor, fisher=not pool)
     who = POOLED if pool else site
-    path = ground.store.contribution(task.key, reuse=ground.sites[site].reuse == "consortium")
+    policy = ground.sites[site].reuse
+    path = ground.store.contribution(task.key, own=policy != "never", reuse=policy == "consortium")
     if path is None:
         answer = yield Ask(site, kind, tasks.to_table(task), {"start": start}, "contribution")
         if "contribution" not in answer.payload:

@@ -13,7 +13,7 @@ import torch
 from fedmerge import wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import Refused
-from fedmerge.tasks import CaseScore
+from fedmerge.tasks import CaseScore, Curve
 from sites.config import Site
 
 
@@ -65,6 +65,11 @@ def scores(site: Site, cases: list[CaseScore]) -> list[CaseScore] | None:
     if site.simulation:
         return cases
     return [{**case, "case": pseudonym(site, case["case"])} for case in cases]
+
+
+def curve(site: Site, points: Curve) -> Curve:
+    """A learning curve on validation cases: scores too, so the policy's line on metrics holds for it."""
+    return points if site.policy.metrics else []
 
 
 def pseudonym(site: Site, case: str) -> str:

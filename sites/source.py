@@ -124,7 +124,9 @@ def _train(
             cases.batches(train, settings.batch_size, asked.seed),
             settings,
             seed=asked.seed,
-            rates={n: settings.lr for n, _ in net.named_parameters()},
+            rates=settings.rates(
+                [n for n, _ in net.named_parameters()], {*asked.net.norms, *asked.net.heads, *asked.net.other}
+            ),
             validate=validator(site, held, asked.precision) if settings.validate_every else None,
             precision=asked.precision,
             checkpoint=site.work / "checkpoints" / f"{asked.key}.safetensors",
@@ -148,7 +150,8 @@ def _train(
             settings=asked.key,
         )
         keep(kept, outbound.contribution(site, contribution))
-    answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, loss)
+    told = loss if site.policy.metrics else None
+    answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, told)
     return tasks.to_table(answer), {"contribution": kept.read_bytes()}
 
 

@@ -145,6 +145,8 @@ def policy(table: dict[str, Any], where: str) -> Policy:
             read[key] = None if "*" in names else names
         elif key in ("fisher", "reuse"):
             read[key] = toml.choice(table, key, FISHER if key == "fisher" else REUSE, where)
+        elif key in ("max_contributions", "max_bytes") and table[key] == "*":
+            read[key] = None
         elif key in ("min_cases", "max_contributions", "max_bytes"):
             read[key] = toml.count(table, key, where, None)
         elif key in ("epsilon", "delta"):

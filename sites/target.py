@@ -51,7 +51,7 @@ class Bench:
         self.folder = site.work / "rows" / row.key
         own = parts(site, row.net.patch, seed=row.seed, target_cases=row.target_cases)
         self.train, self.test = own["train"], own["test"]
-        self.validate = validator(site, own["validate"], row.precision) or (lambda net: 0.0)
+        self.validate = validator(site, own["validate"], row.precision)
         self.net = build(row.net, row.net_seed)
         partition.check_buffers(self.net, reestimate=row.buffers == "re-estimate")
         self.mix: Mix | None = None
@@ -98,6 +98,15 @@ class Bench:
         folder = self.site.work / "predictions" / self.row.label if keep_in else None
         found = predict.score(self.net, self.test, self.row.net.labels, precision=self.row.precision, keep=folder)
         return outbound.scores(self.site, found)
+
+    def point(self, step: int) -> tasks.Curve:
+        """The learning curve's point at a step; none where the target holds no validation cases."""
+        return [(step, self.validate(self.net))] if self.validate else []
+
+    def rates(self, settings: training.Settings) -> dict[str, float]:
+        """A learning rate for every parameter: S may have one of its own."""
+        own = {*self.row.net.norms, *self.row.net.heads, *self.row.net.other}
+        return settings.rates([name for name, _ in self.net.named_parameters()], own)
 
     def batches(self, size: int, offset: int = 0) -> Callable[[int], tuple[Tensor, Tensor]]:
         """The row's batches; fine-tuning goes on in the stream where adaptation stopped."""
@@ -148,12 +157,13 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
     bench = Bench(site, row)
     start = bench.score()
     run = _adaptation(bench)
-    settings, curve = row.adapt or {}, []
+    settings: dict[str, Any] = row.adapt or {}
+    curve: tasks.Curve = []
 
     def respond(step: int, fused: Params) -> Params:
         params.load(bench.net, fused)
         if _due(settings, step):
-            curve.append((step, bench.validate(bench.net)))
+            curve.extend(bench.point(step))
         run.advance(step + 1)
         report(site.name, f"adapting {row.label}", step + 1, settings["steps"])
         return _gradient(bench.net, row.net.fusable) if bench.method.chooser == "fitted" else {}
@@ -171,9 +181,9 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
             respond(step, {})
     bench.merge(bench.logits)
     bench.settle()
-    curve.append((settings["steps"], bench.validate(bench.net)))
+    curve += bench.point(settings["steps"])
     answer = tasks.Adapted(
-        curve=curve,
+        curve=outbound.curve(site, curve),
         fused=params.digest(bench.fused),
         steps=settings["steps"],
         seconds=time.monotonic() - began,
@@ -210,21 +220,21 @@ def pull(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer
         run.restore(state)
         params.load(bench.net, wire.params_from_bytes(payload["fused"]))
     last = step == settings["steps"]
-    curve = [(step, bench.validate(bench.net))] if last or _due(settings, step) else []
+    curve = bench.point(step) if last or _due(settings, step) else []
     if last:
         bench.settle()
         keep(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))
-        answer = tasks.Pulled(curve, time.monotonic() - began, start, bench.score())
+        answer = tasks.Pulled(outbound.curve(site, curve), time.monotonic() - began, start, bench.score())
         return tasks.to_table(answer), {}
     run.advance(step + 1)
     run.save(folder / f"far-{step + 1}.safetensors")
     watched = row.net.fusable if bench.method.chooser == "fitted" else ()
     gradient = wire.params_to_bytes(_gradient(bench.net, watched))
-    told = tasks.to_table(tasks.Pulled(curve, time.monotonic() - began, start))
+    told = tasks.to_table(tasks.Pulled(outbound.curve(site, curve), time.monotonic() - began, start))
     keep(done.with_suffix(".json"), json.dumps(told).encode())
     keep(done, gradient)
-    for old in (folder / f"pulled-{step - 1}.safetensors", folder / f"far-{step - 1}.safetensors"):
-        old.unlink(missing_ok=True)  # two steps back nobody can ask any more
+    for old in ("pulled-{}.safetensors", "pulled-{}.json", "far-{}.safetensors"):
+        (folder / old.format(step - 1)).unlink(missing_ok=True)  # two steps back nobody can ask any more
     report(site.name, f"adapting {row.label} (far)", step + 1, settings["steps"])
     return told, {"gradient": gradient}
 
@@ -253,18 +263,19 @@ def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> An
         settings,
         seed=row.seed + offset,
         precision=row.precision,
-        rates={n: settings.lr for n, _ in bench.net.named_parameters()},
+        rates=bench.rates(settings),
         validate=bench.validate,
         checkpoint=folder / "checkpoint.safetensors",
         checkpoint_every=max(100, settings.steps // 4),
         progress=lambda record: report(site.name, f"fine-tuning {row.label}", record.step, settings.steps),
     )
     bench.settle()
+    curve = [(offset + r.step, r.validation) for r in history.records if r.validation is not None]
     answer = tasks.Finetuned(
-        curve=[(offset + r.step, r.validation) for r in history.records if r.validation is not None],
+        curve=outbound.curve(site, curve),
         fused=params.digest(bench.fused),
         best_step=offset + history.best_step,
-        steps=settings.steps,
+        steps=history.steps,
         seconds=time.monotonic() - began,
         start=start,
         finetuned=bench.score(keep_in="fine-tuned"),

@@ -287,6 +287,39 @@ def test_a_policy_line_stands_against_what_it_forbids(small, tmp_path):
         run(path, tmp_path / "a")
 
 
+def test_no_metric_leaves_a_target_whose_policy_keeps_them(small, tmp_path):
+    """With metrics = false: no Dice, no learning curve, no loss, and the campaign runs all the same."""
+    text = campaign(small).read_text()
+    path = small / "silent.toml"
+    silent = (
+        '[site.policy]\nroles = ["*"]\ncampaigns = ["*"]\nnets = ["*"]\nlabels = ["*"]\nweights = true\n'
+        'fisher = "full"\nmin_cases = 1\nmax_bytes = "*"\nmax_contributions = "*"\n'
+    )
+    path.write_text(text.replace("[[site]]", f"{silent}[[site]]").replace(silent, "", 1) + silent)
+    results = run(path, tmp_path, "none,t-imm")
+    assert all((row["dice"], row["cases"], row["curve"]) == (None, [], []) for row in results["rows"])
+    assert results["forgetting"] == []
+
+
+def test_without_validation_cases_the_last_step_is_kept(small, tmp_path):
+    """No validation, no early stopping: what is fine-tuned is not the untrained start, and there is no curve."""
+    path = small / "unvalidated.toml"
+    path.write_text(campaign(small).read_text().replace("validate = 2", "validate = 0"))
+    results = run(path, tmp_path, "none")
+    start, end = results["rows"]
+    assert start["cases"] != end["cases"]
+    assert end["curve"] == []
+    assert end["target_steps"] == 9
+
+
+def test_steps_that_patience_saved_are_not_counted(small, tmp_path):
+    """A fine-tuning that stops early reports the steps that it made."""
+    path = small / "patient.toml"
+    path.write_text(campaign(small).read_text().replace("lr = 3e-3", "lr = 1e-9\npatience = 1"))
+    (_, end) = run(path, tmp_path, "none")["rows"]
+    assert end["target_steps"] == end["curve"][-1][0] < 9
+
+
 def test_pooled_without_pooled_labels_is_one_sentence_before_any_training(small, tmp_path):
     """The reference needs the other labels at every source; nothing is trained when they are missing."""
     path = small / "unpooled.toml"
@@ -331,7 +364,7 @@ fisher = "full"
 metrics = true
 per_case_metrics = true
 max_contributions = 1
-max_bytes = 100000
+max_bytes = "*"
 """
 
 

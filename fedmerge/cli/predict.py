@@ -60,7 +60,7 @@ def load(path: Path) -> "tuple[nn.Module, dict[str, Any]]":
     from fedmerge import nets, params, partition, wire
 
     weights, info = wire.read_model(path)
-    missing = [key for key in ("net", "labels", "channels", "patch") if key not in info]
+    missing = [key for key in ("net", "in_channels", "labels", "channels", "patch") if key not in info]
     if missing and "parameters" not in info:
         raise DataError(f"{path}: expected a model that a campaign left, got a file without '{missing[0]}'")
     channels = {"in_channels": info["in_channels"], "out_channels": len(info["labels"]) + 1}

@@ -27,11 +27,15 @@ def simulate(
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the results; new, unless --resume.")],
     methods: Annotated[
-        str, typer.Option("--methods", help="Methods to compare, with commas between; else the campaign's.")
+        str,
+        typer.Option(
+            "--methods",
+            help="Methods to compare, with commas between; else the campaign's `methods`, else its `method`.",
+        ),
     ] = "",
     seeds: Annotated[
         str,
-        typer.Option("--seeds", help="Draws of the target's cases, as 0,1,2 or 0-4; else the campaign's."),
+        typer.Option("--seeds", help="Draws of the target's cases, as 0,1,2 or 0-4; seed 0 if not given."),
     ] = "",
     chains: Annotated[str, typer.Option("--chains", help="Independent trainings of the sources, as 0,1 or 0-2.")] = "",
     target_cases: Annotated[
