@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge import devices, losses, nets, params, partition
-from fedmerge.fusion import mixing
+from fedmerge.fusion import fitting, mixing
 from fedmerge.training import Run, Settings
 
 ROUNDS = 5
@@ -60,15 +60,15 @@ def adaptation_step(settings: dict[str, Any], x: Tensor, y: Tensor) -> Callable[
     run = Run(
         net, lambda _: (x, y), Settings(steps=10**6, lr=1e-4), seed=0, rates=rates, watch=names, precision="float32"
     )
-    state = mixing.fit_state(mix)
+    state = fitting.fit_state(mix)
 
     def step() -> None:
         nonlocal state
-        fused = mixing.fuse(mix, mixing.ratios(mixing.fit_logits(mix, state)))
+        fused = mixing.fuse(mix, mixing.ratios(fitting.fit_logits(mix, state)))
         params.load(net, fused)
         run.advance(run.step + 1)
         grads = {name: own[name].grad for name in names}
-        state = mixing.fit_step(mix, state, grads, 0.05, fused=fused)
+        state = fitting.fit_step(mix, state, grads, 0.05, fused=fused)
 
     return step
 

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedmerge import campaign, report
 from fedmerge.errors import ConfigError, FedmergeError
 from server import plan as plans
+from server.inprocess import InProcessGrid
 from server.store import Store, write
 from server.strategy import FedMerge
 
@@ -29,9 +30,10 @@ def main(grid: Grid, context: Context) -> None:
     out = campaign.folder(str(run.get("out", "")))
     path, base = campaign.locate(str(run.get("campaign", "")), out)
     out.mkdir(parents=True, exist_ok=True)
-    if not log.hasHandlers():  # a process of Flower's own: its stream of lines is all that the user sees
-        log.addHandler(logging.StreamHandler(sys.stdout))
-        log.handlers[0].setFormatter(logging.Formatter("[fedmerge] %(message)s"))
+    if not isinstance(grid, InProcessGrid):  # a process of Flower's own: its stream of lines is all that the user sees
+        stream = logging.StreamHandler(sys.stdout)
+        stream.setFormatter(logging.Formatter("[fedmerge] %(message)s"))
+        log.addHandler(stream)
     handler = logging.FileHandler(out / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)

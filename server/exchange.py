@@ -39,6 +39,7 @@ class Answer:
 
 
 Conversation = Generator[Ask, Answer, None]
+Part = Generator[Ask, Answer, dict[str, Any]]  # a piece of a conversation, with a finished phase as its value
 
 
 class Exchange:

@@ -3,14 +3,16 @@
 import dataclasses
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from fedmerge import evaluation, fusion, params, tasks, wire
+from fedmerge import evaluation, params, tasks, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import mixing, recipe
-from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
-from server.exchange import Ask, Conversation
+from server import adaptation
+from server.adaptation import Place
+from server.exchange import Ask, Conversation, Part
 from server.ground import Ground, Made
 from server.store import key, write
 from server.training import POOLED
@@ -18,33 +20,6 @@ from server.training import POOLED
 log = logging.getLogger("fedmerge")
 
 Stages = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a row stands in the table."""
-
-    method: fusion.Method
-    seed: int
-    chain: int
-    target: str
-    cases: int
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The row's columns in results.json."""
-        return {
-            "method": self.method.name,
-            "seed": self.seed,
-            "chain": self.chain,
-            "target": self.target,
-            "target_cases": self.cases,
-        }
-
-    @property
-    def label(self) -> str:
-        """The row's name for files."""
-        return f"{self.method.name.replace(':', '-')}-seed{self.seed}-chain{self.chain}-n{self.cases}"
 
 
 @dataclass
@@ -146,7 +121,9 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
     curve: list[Any] = []
     steps = 0
     if task.adapt:
-        phase = yield from (_far if ground.plan.fit == "far" else _near)(ground, place, task, mix, logits)
+        phase = yield from (adaptation.far if ground.plan.fit == "far" else adaptation.near)(
+            ground, place, task, mix, logits
+        )
         if phase["logits"]:
             stored = wire.params_from_bytes(ground.store.blob(f"{task.key}-logits").read_bytes())
             logits = {group: stored[group] for group in logits}  # in the net's order again, not the file's
@@ -176,70 +153,7 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
     log.info("%s at %s: Dice %s", place.label, place.target, "withheld" if final is None else f"{final:.3f}")
 
 
-def _near(ground: Ground, place: Place, task: tasks.Row, mix: Mix | None, logits: Params) -> Any:  # noqa: ANN401 - a generator's return value
-    """The target fits beside its data and returns the logits."""
-    name = f"{task.key}-adapted"
-    if (phase := ground.store.phase(name)) is not None:
-        return phase
-    answer = yield Ask(place.target, "train.adapt", tasks.to_table(task), what="adaptation")
-    told = tasks.from_table(tasks.Adapted, answer.task, place.target)
-    if mix is not None:
-        sent = wire.params_from_bytes(answer.payload["logits"])
-        if {n: v.shape for n, v in sent.items()} != {n: v.shape for n, v in logits.items()}:
-            raise Refused(
-                f"{place.target}: logits expected the groups {sorted(logits)[:3]}..., got {sorted(sent)[:3]}..."
-            )
-        ground.store.keep_blob(f"{task.key}-logits", answer.payload["logits"])
-    phase = {**dataclasses.asdict(told), "logits": mix is not None}
-    ground.store.keep_phase(name, phase)
-    return phase
-
-
-def _far(ground: Ground, place: Place, task: tasks.Row, mix: Mix | None, logits: Params) -> Any:  # noqa: ANN401 - a generator's return value
-    """The target sees merged weights only; its gradients move the logits here, one message a step."""
-    name = f"{task.key}-adapted"
-    if (phase := ground.store.phase(name)) is not None:
-        return phase
-    assert task.adapt is not None  # noqa: S101 - called for rows with an adaptation only
-    last, kind = task.adapt["steps"], ground.plan.ratios
-    phase = {
-        "curve": [],
-        "start": None,
-        "adapted": None,
-        "seconds": 0.0,
-        "logits": mix is not None,
-        "fused": None,
-    }
-    state = mixing.fit_state(mix, logits) if mix else None
-    step = 0
-    if (under_way := ground.store.phase(f"{name}-far")) is not None:
-        phase, step = under_way["phase"], under_way["step"]
-        if state is not None:
-            state = wire.params_from_bytes(ground.store.blob(f"{name}-far-{step}").read_bytes())
-    while step <= last:
-        now = mixing.fit_logits(mix, state) if mix and state else logits
-        fused = mixing.fuse(mix, mixing.ratios(now, kind)) if mix else {}  # type: ignore[arg-type]
-        pull = tasks.to_table(tasks.Pull(task, step))
-        answer = yield Ask(place.target, "train.pull", pull, {"fused": wire.params_to_bytes(fused)}, "far step")
-        told = tasks.from_table(tasks.Pulled, answer.task, place.target)
-        phase["curve"] += told.curve
-        phase["seconds"] += told.seconds
-        phase["start"], phase["adapted"] = told.start or phase["start"], told.adapted
-        if step < last and mix and state is not None and place.method.chooser == "fitted":
-            gradient = wire.params_from_bytes(answer.payload["gradient"])
-            state = mixing.fit_step(mix, state, gradient, task.logits_lr, kind=kind, fused=fused)  # type: ignore[arg-type]
-        step += 1
-        if state is not None:
-            ground.store.keep_blob(f"{name}-far-{step}", wire.params_to_bytes(state))
-        ground.store.keep_phase(f"{name}-far", {"phase": phase, "step": step})
-        ground.store.blob(f"{name}-far-{step - 1}").unlink(missing_ok=True)
-    if mix and state:
-        ground.store.keep_blob(f"{task.key}-logits", wire.params_to_bytes(mixing.fit_logits(mix, state)))
-    ground.store.keep_phase(name, phase)
-    return phase
-
-
-def _finetune(ground: Ground, place: Place, task: tasks.Row, fused: Params | None) -> Any:  # noqa: ANN401 - a generator's return value
+def _finetune(ground: Ground, place: Place, task: tasks.Row, fused: Params | None) -> Part:
     """Fine-tuning at the target; a released model is kept beside the merged one."""
     name = f"{task.key}-finetuned"
     if (phase := ground.store.phase(name)) is not None:
@@ -264,7 +178,7 @@ def _same(place: Place, fused: Params, told: str) -> None:
         )
 
 
-def models(ground: Ground) -> Any:  # noqa: ANN401 - a Path
+def models(ground: Ground) -> Path:
     """Where merged and released models lie."""
     return ground.store.folder.parent / "models"
 

@@ -18,11 +18,12 @@ from fedmerge import fusion, params, tasks, wire
 from fedmerge.errors import ConfigError
 from server import plan as plans
 from server import rows, training
+from server.adaptation import Place
 from server.exchange import Ask, Conversation, Exchange
 from server.ground import Ground, lay
 from server.outcome import assemble, mean_of
 from server.plan import Plan
-from server.rows import Outcome, Place
+from server.rows import Outcome
 from server.store import Store, key
 
 log = logging.getLogger("fedmerge")

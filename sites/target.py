@@ -2,22 +2,19 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from fedmerge import devices, fusion, params, partition, tasks, training, transport, wire
-from fedmerge.contribution import Contribution
-from fedmerge.errors import Refused
-from fedmerge.fusion import mixing, recipe
-from fedmerge.fusion.mixing import Mix
+from fedmerge import params, tasks, training, transport, wire
+from fedmerge.fusion import fitting
 from fedmerge.params import Params
-from sites import cases, outbound, predict
+from sites import outbound
+from sites.bench import Bench, card, received
 from sites.config import Site
 from sites.progress import report
-from sites.source import build, keep, parts, validator
+from sites.source import keep
 
 Answer = tuple[dict[str, Any], transport.Payload]
 
@@ -27,97 +24,8 @@ def receive(site: Site, task: dict[str, Any], payload: transport.Payload) -> dic
     asked = tasks.from_table(tasks.Receive, task, "server")
     for name in asked.digests:
         if name in payload:
-            keep(_received(site, name), payload[name])
-    return tasks.to_table(tasks.Receive(tuple(n for n in asked.digests if _received(site, n).exists())))
-
-
-def _received(site: Site, name: str) -> Path:
-    return site.work / "received" / f"{name.removeprefix('sha256:')}.safetensors"
-
-
-def _contribution(site: Site, name: str) -> Contribution:
-    path = _received(site, name)
-    if not path.exists():
-        raise Refused(f"{site.name}: expected the weights {name[:15]} to have come before this task")
-    return wire.from_bytes(path.read_bytes(), site=site.name)
-
-
-class Bench:
-    """The target's workplace for one row: its cases, its net at the row's start, and what it mixes."""
-
-    def __init__(self, site: Site, row: tasks.Row, *, far: bool = False) -> None:
-        self.site, self.row = site, row
-        self.method = fusion.Method(**row.method)
-        self.folder = site.work / "rows" / row.key
-        own = parts(site, row.net.patch, seed=row.seed, target_cases=row.target_cases)
-        self.train, self.test = own["train"], own["test"]
-        self.validate = validator(site, own["validate"], row.precision)
-        self.net = build(row.net, row.net_seed)
-        partition.check_buffers(self.net, reestimate=row.buffers == "re-estimate")
-        self.mix: Mix | None = None
-        self.fused: Params = {}
-        self.logits: Params = {}
-        _overlay(self.net, wire.params_from_bytes(_received(site, row.ancestor).read_bytes()))
-        if not far:
-            self._start()
-        self.settle()
-
-    def _start(self) -> None:
-        """Lay the source's, or the merged, parameters over the ancestor's."""
-        given = [_contribution(self.site, name) for name in self.row.digests]
-        if self.method.sources in ("one", "pooled"):
-            body = {*self.row.net.fusable, *self.row.net.other}
-            body |= set(self.row.net.norms) if self.method.norms == "kept" else set()
-            body |= set(self.row.net.heads) if self.method.heads == "kept" else set()
-            _overlay(self.net, params.split(given[0].weights, body)[0])
-        elif self.method.sources == "all":
-            self.mix = recipe.mix(
-                self.method,
-                [c.weights for c in given],
-                [c.fisher for c in given],
-                self.row.net.fusable,
-                axes=partition.kernel_axes(self.net),
-                who=self.row.sources,
-            )
-            self.logits = recipe.starting_logits(self.mix, self.method, self.row.seed)
-            self.merge(self.logits)
-
-    def merge(self, logits: Params) -> None:
-        """Fuse with these logits and put the result into the net."""
-        if self.mix is not None:
-            self.fused = mixing.fuse(self.mix, mixing.ratios(logits, self.row.ratios))  # type: ignore[arg-type]
-            params.load(self.net, self.fused)
-
-    def settle(self) -> None:
-        """Statistics of batch norms, where the campaign re-estimates them: anew for the weights as they are now."""
-        if self.row.buffers == "re-estimate":
-            partition.reestimate(self.net, [case.image[None] for case in self.train])
-
-    def score(self, keep_in: str = "") -> list[tasks.CaseScore] | None:
-        """Dice on the test cases, as the policy lets it go; predictions stay in the site's folder."""
-        folder = self.site.work / "predictions" / self.row.label if keep_in else None
-        found = predict.score(self.net, self.test, self.row.net.labels, precision=self.row.precision, keep=folder)
-        return outbound.scores(self.site, found)
-
-    def point(self, step: int) -> tasks.Curve:
-        """The learning curve's point at a step; none where the target holds no validation cases."""
-        return [(step, self.validate(self.net))] if self.validate else []
-
-    def rates(self, settings: training.Settings) -> dict[str, float]:
-        """A learning rate for every parameter: S may have one of its own."""
-        own = {*self.row.net.norms, *self.row.net.heads, *self.row.net.other}
-        return settings.rates([name for name, _ in self.net.named_parameters()], own)
-
-    def batches(self, size: int, offset: int = 0) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """The row's batches; fine-tuning goes on in the stream where adaptation stopped."""
-        stream = cases.batches(self.train, size, self.row.seed)
-        return lambda step: stream(step + offset)
-
-
-def _overlay(net: nn.Module, given: Params) -> None:
-    """Load what the net has under the same name and shape; a stem with other channels keeps its own."""
-    own = params.shapes(net)
-    params.load(net, {n: v for n, v in given.items() if own.get(n) == tuple(v.shape)})
+            keep(received(site, name), payload[name])
+    return tasks.to_table(tasks.Receive(tuple(n for n in asked.digests if received(site, n).exists())))
 
 
 def _adaptation(bench: Bench) -> training.Run:
@@ -169,7 +77,7 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
         return _gradient(bench.net, row.net.fusable) if bench.method.chooser == "fitted" else {}
 
     if bench.mix is not None and bench.method.chooser == "fitted":
-        bench.logits = mixing.fit(
+        bench.logits = fitting.fit(
             bench.mix,
             respond,
             steps=settings["steps"],
@@ -284,21 +192,3 @@ def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> An
     wire.write_model(params.of(bench.net), card(bench), path)
     keep(done, json.dumps(tasks.to_table(answer)).encode())
     return tasks.to_table(answer), outbound.model(site, path.read_bytes())
-
-
-def card(bench: Bench) -> dict[str, Any]:
-    """What a model file says of itself: enough to build the net, prepare an image and name the labels."""
-    row, data = bench.row, bench.site.data
-    return {
-        "net": row.net.settings,
-        "in_channels": row.net.in_channels,
-        "labels": list(row.net.labels),
-        "channels": list(data.modalities),
-        "patch": list(row.net.patch),
-        "spacing_mm": list(data.spacing_mm) if data.spacing_mm else None,
-        "method": bench.method.name,
-        "sources": list(row.sources),
-        "target_cases": row.target_cases,
-        "seed": row.seed,
-        "device": devices.describe(wanted=row.precision),
-    }

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from fedmerge import fisher, partition
 from fedmerge.errors import ConfigError, Refused
-from fedmerge.fusion import METHODS, expand, method, mixing, rules
+from fedmerge.fusion import METHODS, expand, fitting, method, mixing, rules
 
 NAMES = small_nets.FUSABLE
 AXES = partition.kernel_axes(small_nets.make())
@@ -92,7 +92,7 @@ def test_the_closed_form_is_autograd(dims, T, grain, rule, kind):
     }
     loss(by_formula(mix, spread, *ingredients(T, dims))).backward()
     fused = mixing.fuse(mix, mixing.ratios(logits, kind))
-    got = mixing.pull_back(mix, logits, fused, gradient(loss, fused), kind)
+    got = fitting.pull_back(mix, logits, fused, gradient(loss, fused), kind)
     largest = max(leaf.grad.abs().max() for leaf in leaves.values())
     assert largest > 1e-6
     for group, leaf in leaves.items():
@@ -108,7 +108,7 @@ def test_a_whole_fit_is_torchs_adam_through_autograd():
         adam.zero_grad()
         loss(by_formula(mix, mixing.ratios(leaves), *ingredients(2))).backward()
         adam.step()
-    got = mixing.fit(mix, lambda k, fused: gradient(loss, fused), steps=20, lr=0.05)
+    got = fitting.fit(mix, lambda k, fused: gradient(loss, fused), steps=20, lr=0.05)
     for group, leaf in leaves.items():
         torch.testing.assert_close(got[group], leaf.detach(), rtol=1e-8, atol=1e-10)
 
@@ -122,12 +122,12 @@ def test_a_fit_continued_from_a_stored_state_is_the_fit_that_was_not_stopped(gra
         return gradient(loss, {name: value.double() for name, value in fused.items()})
 
     done = []
-    whole = mixing.fit(mix, respond, steps=6, lr=0.1, progress=done.append)
-    state = mixing.fit_state(mix)
+    whole = fitting.fit(mix, respond, steps=6, lr=0.1, progress=done.append)
+    state = fitting.fit_state(mix)
     for k in range(3):
-        fused = mixing.fuse(mix, mixing.ratios(mixing.fit_logits(mix, state)))
-        state = mixing.fit_step(mix, state, respond(k, fused), 0.1)
-    rest = mixing.fit(mix, respond, steps=6, lr=0.1, state=state)
+        fused = mixing.fuse(mix, mixing.ratios(fitting.fit_logits(mix, state)))
+        state = fitting.fit_step(mix, state, respond(k, fused), 0.1)
+    rest = fitting.fit(mix, respond, steps=6, lr=0.1, state=state)
     assert done == [1, 2, 3, 4, 5, 6]
     assert int(state["step"]) == 3
     for group in whole:
@@ -139,7 +139,7 @@ def test_a_fit_finds_the_model_that_the_target_wants():
     """A loss that is the distance to model 1 drives its ratio up in every layer."""
     mix = mixed(2, "mean", dtype=torch.float32)
     wanted = ingredients(2, dtype=torch.float32)[0][1]
-    logits = mixing.fit(mix, lambda k, fused: {name: fused[name] - wanted[name] for name in fused}, steps=200, lr=0.1)
+    logits = fitting.fit(mix, lambda k, fused: {name: fused[name] - wanted[name] for name in fused}, steps=200, lr=0.1)
     assert all(a[1] > 0.95 for a in mixing.ratios(logits).values())
 
 
@@ -327,9 +327,9 @@ def test_a_gradient_that_does_not_fit_is_refused():
     logits = mixing.zeros(mix)
     fused = mixing.fuse(mix, mixing.ratios(logits))
     with pytest.raises(Refused, match=r"gradient of 'up.bias' expected shape \(4,\), got none"):
-        mixing.pull_back(mix, logits, fused, without(fused, "up.bias"))
+        fitting.pull_back(mix, logits, fused, without(fused, "up.bias"))
     with pytest.raises(Refused, match=r"gradient of 'up.bias' expected shape \(4,\), got \(1,\)"):
-        mixing.pull_back(mix, logits, fused, {**fused, "up.bias": torch.ones(1)})
+        fitting.pull_back(mix, logits, fused, {**fused, "up.bias": torch.ones(1)})
 
 
 def test_the_table_of_methods_holds_together():

@@ -1,4 +1,4 @@
-"""Mixing ratios by grain, fusion name by name, and the fit of the ratios on the target's loss.
+"""Mixing ratios by grain, and fusion name by name.
 
 A grain says what shares one ratio: the whole model, a layer, or an output kernel of a layer. Logits are
 free numbers; the ratios made of them are positive and sum to 1 over the sites:
@@ -7,7 +7,7 @@ free numbers; the ratios made of them are positive and sum to 1 over the sites:
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,11 +114,11 @@ def prepare(
     with torch.no_grad():
         for name in names:
             mix.theta[name] = tuple(model[name].detach() for model in models)
-            theta = torch.stack([_fold(mix, name, value) for value in mix.theta[name]])  # (T, K, m)
+            theta = torch.stack([fold(mix, name, value) for value in mix.theta[name]])  # (T, K, m)
             mix.centre[name] = rules.centre(theta)
             mix.lifted[name] = theta.sub_(mix.centre[name])
             if rule == "mode":
-                mix.precision[name] = torch.stack([_fold(mix, name, p.pop(name)) for p in precisions])
+                mix.precision[name] = torch.stack([fold(mix, name, p.pop(name)) for p in precisions])
                 mix.lifted[name] *= mix.precision[name]
     return mix
 
@@ -199,163 +199,16 @@ def fuse(mix: Mix, ratios: Mapping[str, Tensor]) -> Params:
     Raises:
         Refused: a group is missing or has another shape.
     """
-    folded = {group: _ratio(mix, ratios, group) for group in mix.kernels}
+    folded = {group: ratio_of(mix, ratios, group) for group in mix.kernels}
     fused = {}
     for name in mix.names:
         a = folded[mix.group_of[name]]  # (T, K, 1)
         moved = _weighted_sum(mix, mix.lifted[name], a)
-        moved /= _denominator(mix, name, a)
-        fused[name] = _unfold(mix, name, moved.add_(mix.centre[name]))
+        moved /= denominator(mix, name, a)
+        fused[name] = unfold(mix, name, moved.add_(mix.centre[name]))
     if (torch.cat([a.flatten() for a in folded.values()]) == 0).any():
         _put_lone_models(mix, folded, fused)
     return fused
-
-
-@torch.no_grad()
-def pull_back(
-    mix: Mix,
-    logits: Mapping[str, Tensor],
-    fused: Mapping[str, Tensor],
-    grads: Mapping[str, Tensor],
-    kind: Kind = "sigmoid",
-) -> Logits:
-    """The gradient of a loss with respect to the logits, from its gradient g at the fused weights.
-
-        dL/da_t = <g, F_t (theta_t - theta) / D>,    D = sum_t a_t F_t     (F = 1 for rule mean)
-        dL/dl_t = a_t (dL/da_t - sum_s a_s dL/da_s) sigmoid(-l_t)          (softmax: without the last factor)
-
-    Args:
-        mix: from `prepare`.
-        logits: group -> (T,) or (T, K).
-        fused: `fuse(mix, ratios(logits, kind))`.
-        grads: name -> dL / d fused.
-        kind: as in `ratios`.
-
-    Returns:
-        group -> tensor of the logits' shape.
-
-    Raises:
-        Refused: a gradient is missing or has another shape.
-    """
-    mixed = ratios(logits, kind)
-    slope: dict[str, Tensor] = {}
-    for name in mix.names:
-        if name not in grads or grads[name].shape != fused[name].shape:
-            got = tuple(grads[name].shape) if name in grads else "none"
-            raise Refused(f"gradient of '{name}' expected shape {tuple(fused[name].shape)}, got {got}")
-        group = mix.group_of[name]
-        a = _ratio(mix, mixed, group)  # (T, K, 1)
-        h = _fold(mix, name, grads[name].to(fused[name])) / _denominator(mix, name, a)  # (K, m)
-        moved = _fold(mix, name, fused[name]) - mix.centre[name]
-        if mix.precision:  # F_t (theta_t - theta), with both measured from the centre
-            away = torch.addcmul(mix.lifted[name], mix.precision[name], moved, value=-1)  # (T, K, m)
-        else:
-            away = mix.lifted[name] - moved
-        part = away.mul_(h).sum(-1)  # (T, K)
-        slope[group] = slope[group] + part if group in slope else part
-    result = {}
-    for group, logit in logits.items():
-        a, v = mixed[group], slope[group].reshape(mixed[group].shape)
-        result[group] = a * (v - (a * v).sum(0))
-        if kind == "sigmoid":
-            result[group] *= torch.sigmoid(-logit)
-    return result
-
-
-def fit_state(mix: Mix, logits: Mapping[str, Tensor] | None = None) -> Params:
-    """Where a fit begins: Adam's state as named tensors, so that it can be stored after each step.
-
-    Returns:
-        `logits`, `first`, `second`: (T, sum of K), the groups side by side; `step`: (1,).
-    """
-    flat = _flat(mix, logits if logits is not None else zeros(mix))
-    return {
-        "logits": flat,
-        "first": torch.zeros_like(flat),
-        "second": torch.zeros_like(flat),
-        "step": flat.new_zeros(1),
-    }
-
-
-def fit_logits(mix: Mix, state: Mapping[str, Tensor]) -> Logits:
-    """The logits of a state, by group."""
-    parts = torch.split(state["logits"], list(mix.kernels.values()), dim=1)
-    return {group: part if mix.grain == "kernel" else part[:, 0] for group, part in zip(mix.kernels, parts)}
-
-
-@torch.no_grad()
-def fit_step(
-    mix: Mix,
-    state: Mapping[str, Tensor],
-    grads: Mapping[str, Tensor],
-    lr: float,
-    *,
-    kind: Kind = "sigmoid",
-    fused: Mapping[str, Tensor] | None = None,
-) -> Params:
-    """One step of Adam (betas 0.9 and 0.999, eps 1e-8) on the logits.
-
-    Args:
-        mix: from `prepare`.
-        state: from `fit_state` or the step before; it is not changed.
-        grads: name -> gradient of the loss at the fused weights of this state.
-        lr: step size.
-        kind: as in `ratios`.
-        fused: those fused weights, where the caller still has them.
-
-    Returns:
-        The next state.
-    """
-    logits = fit_logits(mix, state)
-    if fused is None:
-        fused = fuse(mix, ratios(logits, kind))
-    g = _flat(mix, pull_back(mix, logits, fused, grads, kind))
-    k = int(state["step"]) + 1
-    first = state["first"].lerp(g, 0.1)
-    second = state["second"].lerp(g.square(), 0.001)
-    step = (first / (1 - 0.9**k)) / ((second / (1 - 0.999**k)).sqrt() + 1e-8)
-    return {
-        "logits": state["logits"] - lr * step,
-        "first": first,
-        "second": second,
-        "step": state["step"] + 1,
-    }
-
-
-def fit(
-    mix: Mix,
-    respond: Callable[[int, Params], Mapping[str, Tensor]],
-    *,
-    steps: int,
-    lr: float,
-    logits: Mapping[str, Tensor] | None = None,
-    kind: Kind = "sigmoid",
-    state: Mapping[str, Tensor] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Logits:
-    """Fit the logits by gradient descent on whatever loss `respond` answers for.
-
-    Args:
-        mix: from `prepare`.
-        respond: (k, fused weights) -> gradient of the loss at them: beside the data, or by message. It may
-            train the target's own S with the same backward pass.
-        steps: how many steps in all, those of `state` included.
-        lr: Adam's step size.
-        logits: where to begin; zeros (uniform ratios) if not given.
-        kind: as in `ratios`.
-        state: continue from here instead (`fit_step`).
-        progress: is told how many steps are done.
-
-    Returns:
-        The fitted logits.
-    """
-    now = dict(state) if state is not None else fit_state(mix, logits)
-    for k in range(int(now["step"]), steps):
-        fused = fuse(mix, ratios(fit_logits(mix, now), kind))
-        now = fit_step(mix, now, respond(k, fused), lr, kind=kind, fused=fused)
-        if progress:
-            progress(k + 1)
-    return fit_logits(mix, now)
 
 
 def _groups(
@@ -393,15 +246,15 @@ def _check(
                 raise Refused(f"{site}: {what}['{name}'] expected a float dtype, got {own[name].dtype}")
 
 
-def _fold(mix: Mix, name: str, value: Tensor) -> Tensor:
+def fold(mix: Mix, name: str, value: Tensor) -> Tensor:
     """(*s) -> (K, m); a view where the kernels come first."""
     if mix.grain == "kernel" and value.dim():
         return value.movedim(mix.axes[name], 0).reshape(value.shape[mix.axes[name]], -1)
     return value.reshape(1, -1)
 
 
-def _unfold(mix: Mix, name: str, folded: Tensor) -> Tensor:
-    """(K, m) -> (*s); undoes `_fold`."""
+def unfold(mix: Mix, name: str, folded: Tensor) -> Tensor:
+    """(K, m) -> (*s); undoes `fold`."""
     like = mix.theta[name][0]
     if mix.grain == "kernel" and like.dim():
         axis = mix.axes[name]
@@ -409,7 +262,7 @@ def _unfold(mix: Mix, name: str, folded: Tensor) -> Tensor:
     return folded.reshape(like.shape)
 
 
-def _ratio(mix: Mix, ratios: Mapping[str, Tensor], group: str) -> Tensor:
+def ratio_of(mix: Mix, ratios: Mapping[str, Tensor], group: str) -> Tensor:
     """The group's ratios as (T, K, 1)."""
     shape = (len(mix.sites), mix.kernels[group])
     if group not in ratios or ratios[group].shape != (shape if mix.grain == "kernel" else shape[:1]):
@@ -428,7 +281,7 @@ def _weighted_sum(mix: Mix, values: Tensor, a: Tensor) -> Tensor:
     return total
 
 
-def _denominator(mix: Mix, name: str, a: Tensor) -> Tensor:
+def denominator(mix: Mix, name: str, a: Tensor) -> Tensor:
     """D = sum_t a_t F_t: (K, m), or (K, 1) for rule mean."""
     return _weighted_sum(mix, mix.precision[name], a) if mix.precision else a.sum(0)
 
@@ -439,12 +292,7 @@ def _put_lone_models(mix: Mix, folded: Mapping[str, Tensor], fused: Params) -> N
     for name in mix.names:
         only = lone[mix.group_of[name]]
         if only.any():
-            value = _fold(mix, name, fused[name])
+            value = fold(mix, name, fused[name])
             for theta, here in zip(mix.theta[name], only):
-                value = torch.where(here, _fold(mix, name, theta), value)
-            fused[name] = _unfold(mix, name, value)
-
-
-def _flat(mix: Mix, by_group: Mapping[str, Tensor]) -> Tensor:
-    """Group -> (T,) or (T, K) as one (T, sum of K)."""
-    return torch.cat([by_group[group].reshape(len(mix.sites), -1) for group in mix.kernels], dim=1)
+                value = torch.where(here, fold(mix, name, theta), value)
+            fused[name] = unfold(mix, name, value)

@@ -1,0 +1,103 @@
+"""The adaptation of a row as a conversation: near in one message, far in one message a step."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from fedmerge import fusion, tasks, wire
+from fedmerge.errors import Refused
+from fedmerge.fusion import fitting, mixing
+from fedmerge.fusion.mixing import Mix
+from fedmerge.params import Params
+from server.exchange import Ask, Part
+from server.ground import Ground
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands in the table."""
+
+    method: fusion.Method
+    seed: int
+    chain: int
+    target: str
+    cases: int
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The row's columns in results.json."""
+        return {
+            "method": self.method.name,
+            "seed": self.seed,
+            "chain": self.chain,
+            "target": self.target,
+            "target_cases": self.cases,
+        }
+
+    @property
+    def label(self) -> str:
+        """The row's name for files."""
+        return f"{self.method.name.replace(':', '-')}-seed{self.seed}-chain{self.chain}-n{self.cases}"
+
+
+def near(ground: Ground, place: Place, task: tasks.Row, mix: Mix | None, logits: Params) -> Part:
+    """The target fits beside its data and returns the logits."""
+    name = f"{task.key}-adapted"
+    if (phase := ground.store.phase(name)) is not None:
+        return phase
+    answer = yield Ask(place.target, "train.adapt", tasks.to_table(task), what="adaptation")
+    told = tasks.from_table(tasks.Adapted, answer.task, place.target)
+    if mix is not None:
+        sent = wire.params_from_bytes(answer.payload["logits"])
+        if {n: v.shape for n, v in sent.items()} != {n: v.shape for n, v in logits.items()}:
+            raise Refused(
+                f"{place.target}: logits expected the groups {sorted(logits)[:3]}..., got {sorted(sent)[:3]}..."
+            )
+        ground.store.keep_blob(f"{task.key}-logits", answer.payload["logits"])
+    phase = {**dataclasses.asdict(told), "logits": mix is not None}
+    ground.store.keep_phase(name, phase)
+    return phase
+
+
+def far(ground: Ground, place: Place, task: tasks.Row, mix: Mix | None, logits: Params) -> Part:
+    """The target sees merged weights only; its gradients move the logits here, one message a step."""
+    name = f"{task.key}-adapted"
+    if (phase := ground.store.phase(name)) is not None:
+        return phase
+    assert task.adapt is not None  # noqa: S101 - called for rows with an adaptation only
+    last, kind = task.adapt["steps"], ground.plan.ratios
+    phase = {
+        "curve": [],
+        "start": None,
+        "adapted": None,
+        "seconds": 0.0,
+        "logits": mix is not None,
+        "fused": None,
+    }
+    state = fitting.fit_state(mix, logits) if mix else None
+    step = 0
+    if (under_way := ground.store.phase(f"{name}-far")) is not None:
+        phase, step = under_way["phase"], under_way["step"]
+        if state is not None:
+            state = wire.params_from_bytes(ground.store.blob(f"{name}-far-{step}").read_bytes())
+    while step <= last:
+        now = fitting.fit_logits(mix, state) if mix and state else logits
+        fused = mixing.fuse(mix, mixing.ratios(now, kind)) if mix else {}  # type: ignore[arg-type]
+        pull = tasks.to_table(tasks.Pull(task, step))
+        answer = yield Ask(place.target, "train.pull", pull, {"fused": wire.params_to_bytes(fused)}, "far step")
+        told = tasks.from_table(tasks.Pulled, answer.task, place.target)
+        phase["curve"] += told.curve
+        phase["seconds"] += told.seconds
+        phase["start"], phase["adapted"] = told.start or phase["start"], told.adapted
+        if step < last and mix and state is not None and place.method.chooser == "fitted":
+            gradient = wire.params_from_bytes(answer.payload["gradient"])
+            state = fitting.fit_step(mix, state, gradient, task.logits_lr, kind=kind, fused=fused)  # type: ignore[arg-type]
+        step += 1
+        if state is not None:
+            ground.store.keep_blob(f"{name}-far-{step}", wire.params_to_bytes(state))
+        ground.store.keep_phase(f"{name}-far", {"phase": phase, "step": step})
+        ground.store.blob(f"{name}-far-{step - 1}").unlink(missing_ok=True)
+    if mix and state:
+        ground.store.keep_blob(f"{task.key}-logits", wire.params_to_bytes(fitting.fit_logits(mix, state)))
+    ground.store.keep_phase(name, phase)
+    return phase
