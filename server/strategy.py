@@ -53,7 +53,7 @@ class FedMerge(Strategy):
         chains: tuple[int, ...] = (0,),
         target_cases: int = 0,
         at_once: int = 1,
-        patience_s: float = 20.0,
+        patience_s: float = 5.0,
     ) -> None:
         self.plan, self.store, self.methods = plan, store, methods
         self.seeds, self.chains, self.target_cases = seeds, chains, target_cases
@@ -104,11 +104,24 @@ class FedMerge(Strategy):
             )  # fmt: skip
         for method in self.methods:
             plans.check_method(plan, method)
-        if any(m.sources == "pooled" for m in self.methods) and not all(
-            site.simulation for site in ground.sites.values()
-        ):
-            raise ConfigError("'pooled' needs all patients in one place, which only a simulation has")
+        if any(m.sources == "pooled" for m in self.methods):
+            self._check_pooled(ground)
         return ground
+
+    def _check_pooled(self, ground: Ground) -> None:
+        """The reference needs all patients in one place, with images of the target's kind.
+
+        Raises:
+            ConfigError: a site is a real hospital, only gave a contribution, or has other image channels.
+        """
+        for name in (*self.plan.sources, *self.plan.targets):
+            if name not in ground.sites or not ground.sites[name].simulation:
+                raise ConfigError(f"'pooled' needs all patients in one place, and those of {name} are not here")
+        for target in self.plan.targets:
+            for source in self.plan.sources:
+                want, got = len(ground.sites[target].channels), len(ground.sites[source].channels)
+                if want != got:
+                    raise ConfigError(f"'pooled' for {target}: expected {want} image channels at {source}, got {got}")
 
     def _train(self, ground: Ground, exchange: Exchange) -> None:
         """Phase one: the sources, and beside them what `pooled` needs; then the target gets what it starts from."""
