@@ -88,7 +88,7 @@ def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
         precision=plan.precision,
     )
     table = {**tasks.to_table(row), "threads": 0}
-    return dataclasses.replace(row, key=key(data=site.data, fit=plan.fit, **table))
+    return dataclasses.replace(row, key=key(target=place.target, data=site.data, fit=plan.fit, **table))
 
 
 def row(ground: Ground, place: Place, outcomes: list[Outcome]) -> Conversation:

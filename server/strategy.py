@@ -217,12 +217,12 @@ class FedMerge(Strategy):
     ) -> Conversation:
         own = ground.made[chain, site]
         weights = {**own.contribution.weights, **body}
-        name = key(kind="forgetting", weights=params.digest(weights), data=ground.sites[site].data)
+        plan = self.plan
+        task = tasks.Score(ground.nets[site], ground.sites[site].channels, plan.threads, plan.buffers, plan.precision)
+        table = {**tasks.to_table(task), "threads": 0}
+        name = key(site=site, weights=params.digest(weights), data=ground.sites[site].data, **table)
         phase = self.store.phase(name)
         if phase is None:
-            plan = self.plan
-            channels = ground.sites[site].channels
-            task = tasks.Score(ground.nets[site], channels, plan.threads, plan.buffers, plan.precision)
             payload = {"weights": wire.params_to_bytes(weights)}
             answer = yield Ask(site, "evaluate.score", tasks.to_table(task), payload, "forgetting")
             phase = answer.task

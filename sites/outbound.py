@@ -17,8 +17,13 @@ from fedmerge.tasks import CaseScore, Curve
 from sites.config import Site
 
 
-def contribution(site: Site, made: Contribution) -> bytes:
-    """A contribution as bytes, reduced to what the policy lets go.
+def contribution(site: Site, made: Contribution, name: str) -> bytes:
+    """A contribution as bytes, reduced to what the policy lets go; asked again at every sending.
+
+    Args:
+        site: whose policy decides.
+        made: the contribution in full.
+        name: its name in the site's ledger; sending the same one again is not another contribution.
 
     Raises:
         Refused: the policy lets no weights go, wants more cases, fewer bytes, or no further contribution.
@@ -28,12 +33,17 @@ def contribution(site: Site, made: Contribution) -> bytes:
         raise Refused(f"{site.name}: policy line 'weights = false': no weights leave this site")
     if made.cases < policy.min_cases:
         raise Refused(f"{site.name}: policy line 'min_cases = {policy.min_cases}': expected as many, got {made.cases}")
-    sent = len(list((site.work / "contributions").glob("*.safetensors")))
-    if policy.max_contributions is not None and sent >= policy.max_contributions:
-        raise Refused(f"{site.name}: policy line 'max_contributions = {policy.max_contributions}': {sent} have left")
+    ledger = site.work / "sent"
+    others = [entry for entry in ledger.glob("*") if entry.name != name]
+    if policy.max_contributions is not None and len(others) >= policy.max_contributions:
+        raise Refused(
+            f"{site.name}: policy line 'max_contributions = {policy.max_contributions}': {len(others)} have left"
+        )
     data = wire.to_bytes(dataclasses.replace(made, fisher=_fisher(policy.fisher, made)))
     if policy.max_bytes is not None and len(data) > policy.max_bytes:
         raise Refused(f"{site.name}: policy line 'max_bytes = {policy.max_bytes}': the contribution has {len(data)}")
+    ledger.mkdir(parents=True, exist_ok=True)
+    (ledger / name).touch()
     return data
 
 

@@ -149,10 +149,11 @@ def _train(
             fisher_labels=asked.fisher,
             settings=asked.key,
         )
-        keep(kept, outbound.contribution(site, contribution))
+        keep(kept, wire.to_bytes(contribution))
+    made = wire.from_bytes(kept.read_bytes(), site=site.name)
     told = loss if site.policy.metrics else None
     answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, told)
-    return tasks.to_table(answer), {"contribution": kept.read_bytes()}
+    return tasks.to_table(answer), {"contribution": outbound.contribution(site, made, asked.key)}
 
 
 def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Case], name: str) -> params.Params:

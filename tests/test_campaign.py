@@ -287,6 +287,27 @@ def test_a_policy_line_stands_against_what_it_forbids(small, tmp_path):
         run(path, tmp_path / "a")
 
 
+def test_a_policy_that_was_tightened_holds_for_what_was_made_before(small, tmp_path):
+    """A contribution that left yesterday does not leave again today, when the policy forbids it."""
+    text = campaign(small).read_text()
+    lists = "".join(f'{key} = ["*"]\n' for key in ("roles", "campaigns", "nets", "labels"))
+    loose = f'[site.policy]\n{lists}min_cases = 1\nmax_bytes = "*"\n'
+    own = f'{loose}max_contributions = 1\nfisher = "full"\nweights = true\n[[site]]\nname = "south"'
+    path = small / "tightened.toml"
+    path.write_text(text.replace('[[site]]\nname = "south"', own))
+    run(path, tmp_path, "mean")
+    path.write_text(path.read_text().replace("weights = true", "weights = false"))
+    for stored in (tmp_path / "server/contributions").iterdir():
+        stored.unlink()
+    with pytest.raises(CampaignStopped, match="policy line 'weights = false'"):
+        run(path, tmp_path, "mean")
+    path.write_text(path.read_text().replace("weights = false", "weights = true"))
+    run(path, tmp_path, "mean")  # the same contribution again is not a second one
+    path.write_text(path.read_text().replace("steps = 6", "steps = 7"))
+    with pytest.raises(CampaignStopped, match="policy line 'max_contributions = 1': 1 have left"):
+        run(path, tmp_path, "mean")
+
+
 def test_no_metric_leaves_a_target_whose_policy_keeps_them(small, tmp_path):
     """With metrics = false: no Dice, no learning curve, no loss, and the campaign runs all the same."""
     text = campaign(small).read_text()
