@@ -11,7 +11,7 @@ from fedmerge.container import canonical
 from fedmerge.errors import Refused
 from fedmerge.params import Params
 
-FISHER_LABELS = ("sampled", "observed", "none")
+FISHER_LABELS = ("sampled", "observed", "flat", "none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Contribution:
         parent: digest of the weights that this training began from.
         weights: all named parameters, float32.
         fisher: raw diagonal Fisher of P and of the norm parameters, never of heads; empty if withheld.
-        fisher_labels: `"sampled"`, `"observed"`, or `"none"`.
+        fisher_labels: `"sampled"`, `"observed"`, `"flat"` (ones in its place), or `"none"`.
         settings: digest of the training settings.
     """
 

@@ -52,13 +52,17 @@ class Describe:
 
 @dataclass(frozen=True)
 class Description:
-    """What a site says of itself; `data` is a hash over its selected files, not a word about their content."""
+    """What a site says of itself; `data` is a hash over its files and settings, not a word of them.
+
+    `train` cases are what its settings ask for, `pool` is how many there would be.
+    """
 
     site: str
     role: str
     labels: tuple[str, ...]
     channels: tuple[str, ...]
     train: int
+    pool: int
     validate: int
     test: int
     by_patient: bool
@@ -103,6 +107,7 @@ class Receive:
     """Weights for later tasks, in the payload by digest; the answer lists what is there now."""
 
     digests: tuple[str, ...]
+    campaign: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class Row:
 
     key: str
     label: str
+    campaign: str
     method: dict[str, Any]
     net: Net
     channels: tuple[str, ...]
@@ -178,6 +184,7 @@ class Score:
 
     net: Net
     channels: tuple[str, ...]
+    campaign: str
     threads: int
     buffers: str = "refuse"
     precision: str = "auto"
@@ -191,6 +198,10 @@ class Scored:
 
 
 Record = TypeVar("Record")
+KINDS: dict[str, Any] = {
+    "str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "tuple": (list, tuple), "Net": dict,
+    "Row": dict, "list": list,
+}  # fmt: skip
 
 
 def to_table(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of the records above
@@ -221,6 +232,8 @@ def from_table(kind: type[Record], table: dict[str, Any], who: str) -> Record:
     values: dict[str, Any] = {}
     for name, value in table.items():
         hint = str(getattr(fields[name].type, "__name__", fields[name].type))
+        if hint in KINDS and (not isinstance(value, KINDS[hint]) or (isinstance(value, bool) and hint != "bool")):
+            raise Refused(f"{who}: {kind.__name__}.{name} expected {hint}, got {type(value).__name__}")
         if hint in nested:
             values[name] = from_table(nested[hint], value, who)
         elif hint.startswith("tuple") and isinstance(value, list):

@@ -48,7 +48,7 @@ def near(ground: Ground, place: Place, task: tasks.Row, mix: Mix | None, logits:
     answer = yield Ask(place.target, "train.adapt", tasks.to_table(task), what="adaptation")
     told = tasks.from_table(tasks.Adapted, answer.task, place.target)
     if mix is not None:
-        sent = wire.params_from_bytes(answer.payload["logits"])
+        sent = wire.params_from_bytes(answer.need("logits", place.target), site=place.target)
         if {n: v.shape for n, v in sent.items()} != {n: v.shape for n, v in logits.items()}:
             raise Refused(
                 f"{place.target}: logits expected the groups {sorted(logits)[:3]}..., got {sorted(sent)[:3]}..."
@@ -90,7 +90,7 @@ def far(ground: Ground, place: Place, task: tasks.Row, mix: Mix | None, logits: 
         phase["seconds"] += told.seconds
         phase["start"], phase["adapted"] = told.start or phase["start"], told.adapted
         if step < last and mix and state is not None and place.method.chooser == "fitted":
-            gradient = wire.params_from_bytes(answer.payload["gradient"])
+            gradient = wire.params_from_bytes(answer.need("gradient", place.target), site=place.target)
             state = fitting.fit_step(mix, state, gradient, task.logits_lr, kind=kind, fused=fused)  # type: ignore[arg-type]
         step += 1
         if state is not None:

@@ -94,6 +94,9 @@ def _absolute(table: dict[str, Any], base: Path, data: str) -> dict[str, Any]:
             if data and copy["data"].get("layout") == "phantom":
                 folder = folder / copy["name"]
             copy["data"] = {**copy["data"], "folder": str(folder)}
+            listed = copy["data"].get("cases")
+            if isinstance(listed, str) and listed != "all" and ":" not in listed:  # a file of ids
+                copy["data"]["cases"] = str((base / listed).absolute())
         if "contribution" in copy:
             copy["contribution"] = str((base / copy["contribution"]).absolute())
         sites.append(copy)

@@ -37,6 +37,16 @@ class Answer:
     task: dict[str, Any]
     payload: transport.Payload
 
+    def need(self, name: str, site: str) -> bytes:
+        """A payload that has to be there.
+
+        Raises:
+            Refused: it is not.
+        """
+        if name not in self.payload:
+            raise Refused(f"{site}: expected a {name} in the answer, got {sorted(self.payload) or 'nothing'}")
+        return self.payload[name]
+
 
 Conversation = Generator[Ask, Answer, None]
 Part = Generator[Ask, Answer, dict[str, Any]]  # a piece of a conversation, with a finished phase as its value

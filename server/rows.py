@@ -48,17 +48,14 @@ def deliver(ground: Ground, target: str, chain: int, made: list[Made]) -> Conver
     """Bring to the target, once, what its rows start from: the ancestor, and in a near fit the contributions."""
     ancestor = wire.params_to_bytes(ground.ancestor(chain))
     payload = {params.digest(ground.ancestor(chain)): ancestor}
-    answer = yield Ask(target, "query.receive", {"digests": list(payload)}, payload, "ancestor")
+    answer = yield Ask(
+        target, "query.receive", {"digests": list(payload), "campaign": ground.plan.name}, payload, "ancestor"
+    )
     for one in made:
-        answer = yield Ask(target, "query.receive", {"digests": [one.name]}, what="roll call")
+        asked = {"digests": [one.name], "campaign": ground.plan.name}
+        answer = yield Ask(target, "query.receive", asked, what="roll call")
         if one.name not in answer.task["digests"]:
-            yield Ask(
-                target,
-                "query.receive",
-                {"digests": [one.name]},
-                {one.name: one.path.read_bytes()},
-                "contribution",
-            )
+            yield Ask(target, "query.receive", asked, {one.name: one.path.read_bytes()}, "contribution")
 
 
 def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
@@ -70,6 +67,7 @@ def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
     row = tasks.Row(
         key="",
         label=place.label,
+        campaign=plan.name,
         method=dataclasses.asdict(method),
         net=ground.nets[place.target],
         channels=site.channels,
@@ -87,7 +85,7 @@ def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
         buffers=plan.buffers,
         precision=plan.precision,
     )
-    table = {**tasks.to_table(row), "threads": 0}
+    table = {**tasks.to_table(row), "threads": 0, "campaign": ""}
     return dataclasses.replace(row, key=key(target=place.target, data=site.data, fit=plan.fit, **table))
 
 

@@ -82,6 +82,7 @@ class FedMerge(Strategy):
         exchange.traffic += (self.store.phase("traffic") or {"lines": []})["lines"]
         try:
             ground = self._roll_call(exchange)
+            self.places(ground)  # impossible rows are told before anything is trained
             self._train(ground, exchange)
             outcomes = self._rows(ground, exchange)
             forgotten = self._forgetting(ground, exchange, outcomes)
@@ -161,7 +162,9 @@ class FedMerge(Strategy):
         places = []
         for target in self.plan.targets:
             there = ground.sites[target].train
-            cases = self.target_cases or there
+            cases, pool = self.target_cases or there, ground.sites[target].pool
+            if cases > pool:
+                raise ConfigError(f"{target}: expected {cases} training cases, got {pool} beside validation and test")
             places += [
                 Place(method, seed, chain, target, cases)
                 for chain in self.chains
@@ -218,8 +221,10 @@ class FedMerge(Strategy):
         own = ground.made[chain, site]
         weights = {**own.contribution.weights, **body}
         plan = self.plan
-        task = tasks.Score(ground.nets[site], ground.sites[site].channels, plan.threads, plan.buffers, plan.precision)
-        table = {**tasks.to_table(task), "threads": 0}
+        task = tasks.Score(
+            ground.nets[site], ground.sites[site].channels, plan.name, plan.threads, plan.buffers, plan.precision
+        )
+        table = {**tasks.to_table(task), "threads": 0, "campaign": ""}
         name = key(site=site, weights=params.digest(weights), data=ground.sites[site].data, **table)
         phase = self.store.phase(name)
         if phase is None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from fedmerge import params, tasks, wire
 from fedmerge.contribution import Contribution
-from fedmerge.errors import Refused
 from fedmerge.params import Params
 from server import inbound
 from server.exchange import Ask, Conversation
@@ -101,9 +100,7 @@ def _train(ground: Ground, task: tasks.Contribute, site: str, name: str, kind: s
     path = ground.store.contribution(task.key, own=policy != "never", reuse=policy == "consortium")
     if path is None:
         answer = yield Ask(site, kind, tasks.to_table(task), {"start": start}, "contribution")
-        if "contribution" not in answer.payload:
-            raise Refused(f"{site}: expected a contribution, got none")
-        data = answer.payload["contribution"]
+        data = answer.need("contribution", site)
         contribution = inbound.accept(data, want, who)
         path = ground.store.keep_contribution(task.key, data)
         told = tasks.from_table(tasks.Trained, answer.task, site)

@@ -6,6 +6,7 @@ only where it is a refusal: those name tensors, settings and policy lines, never
 
 import logging
 import secrets
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from fedmerge import campaign, transport
-from fedmerge.errors import FedmergeError, Refused
-from sites import config, source, target
+from fedmerge.errors import FedmergeError
+from sites import config, inbound, source, target
 from sites.config import Site
 
 app = ClientApp()
+LOCK = threading.Lock()
 Answer = tuple[dict[str, Any], transport.Payload]
 Work = Callable[["Here", dict[str, Any], transport.Payload], Answer]
 
@@ -51,7 +53,9 @@ def here(context: Context) -> Here:
 def site_log(site: Site) -> logging.Logger:
     """The site's own log, a file in its working folder that nobody else reads."""
     log = logging.getLogger(f"fedmerge.site.{site.work}")
-    if not log.handlers:
+    with LOCK:
+        if log.handlers:
+            return log
         site.work.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(site.work / "site.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -65,23 +69,24 @@ def guarded(work: Work) -> Callable[[Message, Context], Message]:
     """A Flower handler around `work`, through which no exception's text gets out by accident."""
 
     def handle(message: Message, context: Context) -> Message:
-        reference = secrets.token_hex(4)
+        reference, who = secrets.token_hex(4), "the site"
         log = logging.getLogger("fedmerge.site")
         try:
             place = here(context)
-            log = site_log(place.site)
+            who, log = place.site.name, site_log(place.site)
             task, payload = transport.unpack(message.content, "server")
+            inbound.check(place.site, message.metadata.message_type.partition(".")[2], task)
             torch.set_num_threads(int(task.get("threads") or task.get("row", {}).get("threads") or 1))
             answer, out = work(place, task, payload)
             return Message(transport.pack(answer, out), reply_to=message)
-        except Refused as error:
+        except inbound.Declined as error:
             log.warning("[%s] refused: %s", reference, error)
             return Message(Error(code=2, reason=f"{error} [{reference}]"), reply_to=message)
         except FedmergeError as error:
             log.error("[%s] %s", reference, error)  # noqa: TRY400 - the sentence says it all
         except Exception:
             log.exception("[%s] unexpected", reference)
-        return Message(Error(code=2, reason=f"its own log has the reason [{reference}]"), reply_to=message)
+        return Message(Error(code=2, reason=f"the log of {who} has the reason [{reference}]"), reply_to=message)
 
     return handle
 
@@ -112,7 +117,9 @@ def contribute(place: Here, task: dict[str, Any], payload: transport.Payload) ->
 def pooled(place: Here, task: dict[str, Any], payload: transport.Payload) -> Answer:
     """The reference of a simulation: one model trained on all sources' cases."""
     if place.pooled is None:
-        raise Refused(f"{place.site.name}: 'pooled' needs all patients in one place, which only a simulation has")
+        raise inbound.Declined(
+            f"{place.site.name}: 'pooled' needs all patients in one place, which only a simulation has"
+        )
     return source.pooled(place.site, place.pooled(place.site.name), task, payload)
 
 

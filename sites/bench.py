@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from fedmerge import devices, fusion, params, partition, tasks, training, wire
 from fedmerge.contribution import Contribution
-from fedmerge.errors import Refused
 from fedmerge.fusion import mixing, recipe
 from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
-from sites import cases, outbound, predict
+from sites import cases, predict
 from sites.config import Site
+from sites.inbound import Declined
 from sites.source import build, parts, validator
 
 
@@ -25,7 +25,7 @@ def received(site: Site, name: str) -> Path:
 def _contribution(site: Site, name: str) -> Contribution:
     path = received(site, name)
     if not path.exists():
-        raise Refused(f"{site.name}: expected the weights {name[:15]} to have come before this task")
+        raise Declined(f"{site.name}: expected the weights {name[:15]} to have come before this task")
     return wire.from_bytes(path.read_bytes(), site=site.name)
 
 
@@ -80,11 +80,10 @@ class Bench:
         if self.row.buffers == "re-estimate":
             partition.reestimate(self.net, [case.image[None] for case in self.train])
 
-    def score(self, keep_in: str = "") -> list[tasks.CaseScore] | None:
-        """Dice on the test cases, as the policy lets it go; predictions stay in the site's folder."""
+    def score(self, keep_in: str = "") -> list[tasks.CaseScore]:
+        """Dice on the test cases; predictions stay in the site's folder."""
         folder = self.site.work / "predictions" / self.row.label if keep_in else None
-        found = predict.score(self.net, self.test, self.row.net.labels, precision=self.row.precision, keep=folder)
-        return outbound.scores(self.site, found)
+        return predict.score(self.net, self.test, self.row.net.labels, precision=self.row.precision, keep=folder)
 
     def point(self, step: int) -> tasks.Curve:
         """The learning curve's point at a step; none where the target holds no validation cases."""

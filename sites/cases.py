@@ -143,13 +143,14 @@ def batches(cases: Sequence[Case], batch_size: int, seed: int) -> Callable[[int]
 def digest(found: Sequence[Found], data: Data, scan_shift: Scanner | None = None) -> str:
     """SHA-256 over the files' names and contents and all settings that shape the cases: `"sha256:<hex>"`.
 
-    Where the folder lies, and how many cases are for what, is not part of it.
+    Where the folder lies is not part of it.
     """
     settings = asdict(data)
-    for key in ("folder", "cases", "train", "validate", "test", "phantom", "pooled_labels"):
+    for key in ("folder", "cases", "phantom"):
         del settings[key]
     settings["scanner"] = asdict(scan_shift) if scan_shift else None
-    settings["labels"] = list(data.labels.items())
+    for key in ("labels", "pooled_labels"):  # their order is the channels'
+        settings[key] = list((settings[key] or {}).items())
     total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for case in found:
         for path in (*case.images, case.label):

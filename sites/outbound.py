@@ -6,15 +6,16 @@ A refusal says which line of the policy stands against it; it never says anythin
 import dataclasses
 import hmac
 import secrets
+from contextlib import suppress
 from typing import Any
 
 import torch
 
-from fedmerge import wire
+from fedmerge import tasks, wire
 from fedmerge.contribution import Contribution
-from fedmerge.errors import Refused
-from fedmerge.tasks import CaseScore, Curve
+from fedmerge.tasks import CaseScore
 from sites.config import Site
+from sites.inbound import Declined
 
 
 def contribution(site: Site, made: Contribution, name: str) -> bytes:
@@ -26,22 +27,23 @@ def contribution(site: Site, made: Contribution, name: str) -> bytes:
         name: its name in the site's ledger; sending the same one again is not another contribution.
 
     Raises:
-        Refused: the policy lets no weights go, wants more cases, fewer bytes, or no further contribution.
+        Declined: the policy lets no weights go, wants more cases, fewer bytes, or no further contribution.
     """
     policy = site.policy
     if not policy.weights:
-        raise Refused(f"{site.name}: policy line 'weights = false': no weights leave this site")
+        raise Declined(f"{site.name}: policy line 'weights = false': no weights leave this site")
     if made.cases < policy.min_cases:
-        raise Refused(f"{site.name}: policy line 'min_cases = {policy.min_cases}': expected as many, got {made.cases}")
+        raise Declined(f"{site.name}: policy line 'min_cases = {policy.min_cases}': expected as many, got {made.cases}")
     ledger = site.work / "sent"
     others = [entry for entry in ledger.glob("*") if entry.name != name]
     if policy.max_contributions is not None and len(others) >= policy.max_contributions:
-        raise Refused(
+        raise Declined(
             f"{site.name}: policy line 'max_contributions = {policy.max_contributions}': {len(others)} have left"
         )
-    data = wire.to_bytes(dataclasses.replace(made, fisher=_fisher(policy.fisher, made)))
+    kind = "flat" if policy.fisher == "none" and made.fisher else made.fisher_labels
+    data = wire.to_bytes(dataclasses.replace(made, fisher=_fisher(policy.fisher, made), fisher_labels=kind))
     if policy.max_bytes is not None and len(data) > policy.max_bytes:
-        raise Refused(f"{site.name}: policy line 'max_bytes = {policy.max_bytes}': the contribution has {len(data)}")
+        raise Declined(f"{site.name}: policy line 'max_bytes = {policy.max_bytes}': the contribution has {len(data)}")
     ledger.mkdir(parents=True, exist_ok=True)
     (ledger / name).touch()
     return data
@@ -77,9 +79,15 @@ def scores(site: Site, cases: list[CaseScore]) -> list[CaseScore] | None:
     return [{**case, "case": pseudonym(site, case["case"])} for case in cases]
 
 
-def curve(site: Site, points: Curve) -> Curve:
-    """A learning curve on validation cases: scores too, so the policy's line on metrics holds for it."""
-    return points if site.policy.metrics else []
+def answer(site: Site, record: Any) -> dict[str, Any]:  # noqa: ANN401 - any record of `tasks`
+    """An answer as it may leave: scores, learning curve and loss as the policy says today, whenever they were made."""
+    table = tasks.to_table(record)
+    for field in ("start", "adapted", "finetuned", "cases"):
+        if isinstance(table.get(field), list):
+            table[field] = scores(site, table[field])
+    if not site.policy.metrics:
+        table |= {field: empty for field, empty in (("curve", []), ("loss", None)) if field in table}
+    return table
 
 
 def pseudonym(site: Site, case: str) -> str:
@@ -87,8 +95,12 @@ def pseudonym(site: Site, case: str) -> str:
     path = site.work / "pseudonyms.key"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(secrets.token_bytes(32))
-        path.chmod(0o600)
+        fresh = path.with_name(f".{secrets.token_hex(8)}.key")
+        fresh.touch(0o600)
+        fresh.write_bytes(secrets.token_bytes(32))
+        with suppress(FileExistsError):  # whoever comes second takes the first one's key
+            path.hardlink_to(fresh)
+        fresh.unlink()
     return "case-" + hmac.new(path.read_bytes(), case.encode(), "sha256").hexdigest()[:10]
 
 

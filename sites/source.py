@@ -1,5 +1,6 @@
 """What a site does as a source: describe itself, train at home, take the Fisher, score a model on its own task."""
 
+import dataclasses
 import secrets
 import time
 from collections.abc import Callable
@@ -11,10 +12,10 @@ from torch import nn
 
 from fedmerge import devices, evaluation, fisher, nets, params, partition, tasks, training, transport, wire
 from fedmerge.contribution import Contribution
-from fedmerge.errors import ConfigError, Refused
 from sites import cases, outbound, predict
 from sites.cases import Case
 from sites.config import Site
+from sites.inbound import Declined
 from sites.progress import report
 
 
@@ -43,14 +44,6 @@ def validator(site: Site, held: list[Case], precision: str) -> Callable[[nn.Modu
 def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
     """The site in numbers; reads every selected case on the way."""
     asked = tasks.from_table(tasks.Describe, task, "server")
-    policy = site.policy
-    if policy.campaigns is not None and asked.campaign not in policy.campaigns:
-        raise Refused(f"{site.name}: policy line 'campaigns' does not list '{asked.campaign}'")
-    if policy.roles is not None and site.role not in policy.roles:
-        raise Refused(f"{site.name}: policy line 'roles' does not list '{site.role}'")
-    unlisted = [label for label in site.data.labels if policy.labels is not None and label not in policy.labels]
-    if unlisted:
-        raise Refused(f"{site.name}: policy line 'labels' does not list '{unlisted[0]}'")
     chosen = cases.select(cases.find(site.data), site.data.cases)
     split = cases.split(chosen, site.data, seed=0, target_cases=None)
     everyone = [*split.validate, *split.test, *split.train]
@@ -67,14 +60,15 @@ def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
             labels=tuple(site.data.labels),
             channels=site.data.modalities,
             train=len(split.train),
+            pool=len(cases.split(chosen, dataclasses.replace(site.data, train=None), seed=0).train),
             validate=len(split.validate),
             test=len(split.test),
             by_patient=split.by_patient,
-            data=f"{cases.digest(chosen, site.data, site.scanner)}:{site.data.validate}:{site.data.test}",
+            data=cases.digest(chosen, site.data, site.scanner),
             device=devices.describe(wanted=asked.precision),
             simulation=site.simulation,
-            receive_fused=policy.receive_fused,
-            reuse=policy.reuse,
+            receive_fused=site.policy.receive_fused,
+            reuse=site.policy.reuse,
         )
     )
 
@@ -151,9 +145,8 @@ def _train(
         )
         keep(kept, wire.to_bytes(contribution))
     made = wire.from_bytes(kept.read_bytes(), site=site.name)
-    told = loss if site.policy.metrics else None
-    answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, told)
-    return tasks.to_table(answer), {"contribution": outbound.contribution(site, made, asked.key)}
+    answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, loss)
+    return outbound.answer(site, answer), {"contribution": outbound.contribution(site, made, asked.key)}
 
 
 def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Case], name: str) -> params.Params:
@@ -176,7 +169,7 @@ def score(site: Site, task: dict[str, Any], payload: transport.Payload) -> dict[
     """Dice of the given weights on this site's test cases (its validation cases where it holds no test cases)."""
     asked = tasks.from_table(tasks.Score, task, "server")
     if not site.policy.receive_fused:
-        raise Refused(f"{site.name}: policy line 'receive_fused = false': no merged model is taken in")
+        raise Declined(f"{site.name}: policy line 'receive_fused = false': no merged model is taken in")
     own = parts(site, asked.net.patch)
     net = build(asked.net, 0)
     params.load(net, wire.params_from_bytes(payload["weights"]))
@@ -184,22 +177,19 @@ def score(site: Site, task: dict[str, Any], payload: transport.Payload) -> dict[
         partition.reestimate(net, [case.image[None] for case in own["train"]])
     held = own["test"] or own["validate"]
     found = predict.score(net, held, tuple(site.data.labels), precision=asked.precision)
-    return tasks.to_table(tasks.Scored(outbound.scores(site, found)))
+    return outbound.answer(site, tasks.Scored(found))
 
 
 def _check_net(site: Site, net: tasks.Net) -> None:
-    """What the server asks for has to fit what the site holds and allows.
+    """What the server asks for has to fit what the site holds.
 
     Raises:
-        Refused: the net is not on the policy's list, or its labels or channels are not the site's.
+        Declined: its labels or channels are not the site's.
     """
-    allowed = site.policy.nets
-    if allowed is not None and net.settings.get("name") not in allowed:
-        raise Refused(f"{site.name}: policy line 'nets' does not list '{net.settings.get('name')}'")
     if net.labels != tuple(site.data.labels):
-        raise Refused(f"{site.name}: the task expected labels {net.labels}, got {tuple(site.data.labels)}")
+        raise Declined(f"{site.name}: the task expected labels {net.labels}, got {tuple(site.data.labels)}")
     if net.in_channels != len(site.data.modalities):
-        raise ConfigError(f"{site.name}: expected {net.in_channels} channels, got {len(site.data.modalities)}")
+        raise Declined(f"{site.name}: expected {net.in_channels} channels, got {len(site.data.modalities)}")
 
 
 def keep(path: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """What a site does as the target: take in weights, adapt (near or far), fine-tune, score on its own test cases."""
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 from torch import nn
 
 from fedmerge import params, tasks, training, transport, wire
+from fedmerge.errors import Refused
 from fedmerge.fusion import fitting
 from fedmerge.params import Params
 from sites import outbound
 from sites.bench import Bench, card, received
 from sites.config import Site
+from sites.inbound import Declined
 from sites.progress import report
 from sites.source import keep
 
@@ -20,12 +23,27 @@ Answer = tuple[dict[str, Any], transport.Payload]
 
 
 def receive(site: Site, task: dict[str, Any], payload: transport.Payload) -> dict[str, Any]:
-    """Keep weights by their digest; the bytes are checked when a task opens them."""
+    """Keep weights by their digest; what they hold is checked when a task opens them.
+
+    Raises:
+        Declined: the bytes are not those that the digest names.
+    """
     asked = tasks.from_table(tasks.Receive, task, "server")
     for name in asked.digests:
         if name in payload:
-            keep(received(site, name), payload[name])
+            data = payload[name]
+            if name not in (f"sha256:{hashlib.sha256(data).hexdigest()}", _digest(data)):
+                raise Declined(f"{site.name}: the weights {name[:15]} are not what their digest names")
+            keep(received(site, name), data)
     return tasks.to_table(tasks.Receive(tuple(n for n in asked.digests if received(site, n).exists())))
+
+
+def _digest(data: bytes) -> str:
+    """The digest of bare parameters; an empty text where the bytes are something else."""
+    try:
+        return params.digest(wire.params_from_bytes(data))
+    except Refused:
+        return ""
 
 
 def _adaptation(bench: Bench) -> training.Run:
@@ -60,7 +78,8 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
     row = tasks.from_table(tasks.Row, task, "server")
     folder = site.work / "rows" / row.key
     if (done := folder / "adapted.json").exists():  # the answer was lost on its way: give it again
-        return json.loads(done.read_text()), _logits(folder)
+        told = tasks.from_table(tasks.Adapted, json.loads(done.read_text()), site.name)
+        return outbound.answer(site, told), _logits(folder)
     began = time.monotonic()
     bench = Bench(site, row)
     start = bench.score()
@@ -91,7 +110,7 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
     bench.settle()
     curve += bench.point(settings["steps"])
     answer = tasks.Adapted(
-        curve=outbound.curve(site, curve),
+        curve=curve,
         fused=params.digest(bench.fused),
         steps=settings["steps"],
         seconds=time.monotonic() - began,
@@ -102,7 +121,7 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
     if bench.logits:
         keep(folder / "logits.safetensors", wire.params_to_bytes(bench.logits))
     keep(folder / "adapted.json", json.dumps(tasks.to_table(answer)).encode())
-    return tasks.to_table(answer), _logits(folder)
+    return outbound.answer(site, answer), _logits(folder)
 
 
 def _logits(folder: Path) -> transport.Payload:
@@ -119,7 +138,8 @@ def pull(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer
     folder = site.work / "rows" / row.key
     done, state = folder / f"pulled-{step}.safetensors", folder / f"far-{step}.safetensors"
     if done.exists():  # the answer was lost on its way: give it again
-        return json.loads(done.with_suffix(".json").read_text()), {"gradient": done.read_bytes()}
+        told = tasks.from_table(tasks.Pulled, json.loads(done.with_suffix(".json").read_text()), site.name)
+        return outbound.answer(site, told), {"gradient": done.read_bytes()}
     bench = Bench(site, row, far=True)
     params.load(bench.net, wire.params_from_bytes(payload["fused"]))
     start = bench.score() if step == 0 else None
@@ -132,19 +152,19 @@ def pull(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer
     if last:
         bench.settle()
         keep(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))
-        answer = tasks.Pulled(outbound.curve(site, curve), time.monotonic() - began, start, bench.score())
-        return tasks.to_table(answer), {}
+        answer = tasks.Pulled(curve, time.monotonic() - began, start, bench.score())
+        return outbound.answer(site, answer), {}
     run.advance(step + 1)
     run.save(folder / f"far-{step + 1}.safetensors")
     watched = row.net.fusable if bench.method.chooser == "fitted" else ()
     gradient = wire.params_to_bytes(_gradient(bench.net, watched))
-    told = tasks.to_table(tasks.Pulled(outbound.curve(site, curve), time.monotonic() - began, start))
-    keep(done.with_suffix(".json"), json.dumps(told).encode())
+    answer = tasks.Pulled(curve, time.monotonic() - began, start)
+    keep(done.with_suffix(".json"), json.dumps(tasks.to_table(answer)).encode())
     keep(done, gradient)
     for old in ("pulled-{}.safetensors", "pulled-{}.json", "far-{}.safetensors"):
         (folder / old.format(step - 1)).unlink(missing_ok=True)  # two steps back nobody can ask any more
     report(site.name, f"adapting {row.label} (far)", step + 1, settings["steps"])
-    return told, {"gradient": gradient}
+    return outbound.answer(site, answer), {"gradient": gradient}
 
 
 def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer:
@@ -153,7 +173,8 @@ def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> An
     folder = site.work / "rows" / row.key
     began = time.monotonic()
     if (done := folder / "fine-tuned.json").exists():
-        return json.loads(done.read_text()), outbound.model(site, (folder / "fine-tuned.safetensors").read_bytes())
+        told = tasks.from_table(tasks.Finetuned, json.loads(done.read_text()), site.name)
+        return outbound.answer(site, told), outbound.model(site, (folder / "fine-tuned.safetensors").read_bytes())
     adapted = folder / "adapted.safetensors"
     bench = Bench(site, row, far=row.adapt is not None or "fused" in payload)
     if row.adapt is not None:
@@ -180,7 +201,7 @@ def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> An
     bench.settle()
     curve = [(offset + r.step, r.validation) for r in history.records if r.validation is not None]
     answer = tasks.Finetuned(
-        curve=outbound.curve(site, curve),
+        curve=curve,
         fused=params.digest(bench.fused),
         best_step=offset + history.best_step,
         steps=history.steps,
@@ -191,4 +212,4 @@ def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> An
     path = folder / "fine-tuned.safetensors"
     wire.write_model(params.of(bench.net), card(bench), path)
     keep(done, json.dumps(tasks.to_table(answer)).encode())
-    return tasks.to_table(answer), outbound.model(site, path.read_bytes())
+    return outbound.answer(site, answer), outbound.model(site, path.read_bytes())

@@ -359,7 +359,7 @@ def test_a_sites_exception_text_stays_at_the_site(small, tmp_path):
     bad = copy / "south/imagesTr/south_003.nii.gz"
     bad.write_bytes(bad.read_bytes()[:200])
     with pytest.raises(
-        CampaignStopped, match=r"node \d failed in query\.describe: its own log has the reason"
+        CampaignStopped, match=r"node \d failed in query\.describe: the log of south has the reason"
     ) as stopped:
         run(copy / "small.toml", tmp_path / "out")
     assert "south_003" not in str(stopped.value)
