@@ -42,17 +42,24 @@ def read(path: Path) -> dict[str, Any]:
     """The file's tables.
 
     Raises:
-        ConfigError: the file is missing, is no TOML, or its sites are not a list of tables with names.
+        ConfigError: the file cannot be read, is no TOML, holds a number of more than 64 bits, or its sites are not a
+            list of tables with names.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such campaign file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, a number of thousands of digits
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
+    _check_numbers(table, str(path))
     sites = table.get("site", [])
     if not isinstance(sites, list) or not sites:
-        raise ConfigError(f"{path}: expected one [[site]] table for each site, got none")
+        raise ConfigError(f"{path}: expected one [[site]] table for each site, got {repr(sites) if sites else 'none'}")
+    for site in sites:
+        if not isinstance(site, dict):
+            raise ConfigError(f"{path}: [[site]] expected a list of tables, got {site!r} in it")
     names = [site.get("name") for site in sites]
     for name in names:
         if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
@@ -65,3 +72,15 @@ def read(path: Path) -> dict[str, Any]:
 def residents(table: dict[str, Any]) -> list[str]:
     """The sites that a simulation has to run, in the order of the file: those with data of their own."""
     return [site["name"] for site in table["site"] if "data" in site]
+
+
+def _check_numbers(value: Any, where: str) -> None:  # noqa: ANN401 - whatever TOML can hold
+    """Whole numbers have 64 bits, as TOML promises; larger ones would not reach the sites."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_numbers(inner, f"{where}: {key}")
+    elif isinstance(value, list):
+        for inner in value:
+            _check_numbers(inner, where)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{where} expected a whole number of at most 64 bits, got one of {value.bit_length()}")

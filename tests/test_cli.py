@@ -184,6 +184,10 @@ def test_fuse_takes_fishers_from_files_of_their_own(models, tmp_path):
         (["a.safetensors", "b.safetensors", "--out", "m", "--ratios", "1,x"], "expected numbers as in 0.3,0.7"),
         (["a.safetensors", "b.safetensors", "--out", "m", "--ratios", "0,0"], "at least 0, not all 0"),
         (["a.safetensors", "b.safetensors", "--out", "m", "--method", "imm-mode"], "Fisher"),
+        (["a.safetensors", "b.safetensors", "--out", "m", "--fisher", "text"], "--fisher belongs to --method imm-mode"),
+        (["a.safetensors", "b.safetensors", "--out", ".", "--overwrite"], "--out expected a file, got the folder ."),
+        (["a.safetensors", ".", "--out", "m"], ".: expected a safetensors file, got a folder"),
+        (["a.safetensors", "b.safetensors", "--out", "text/m"], "text: "),
     ],
 )
 @pytest.mark.usefixtures("models")
@@ -265,11 +269,69 @@ def test_seeds_are_numbers_and_ranges(text, numbers):
     assert simulate.numbers(text, "--seeds") == numbers
 
 
-@pytest.mark.parametrize("text", ["x", "-1", "1-", "1.5"])
-def test_other_seeds_are_refused_with_the_options_name(text):
-    """The sentence says what it looks like."""
-    with pytest.raises(ConfigError, match="--seeds expected whole numbers"):
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        *((text, "--seeds expected whole numbers as in 0,1,2 or 0-4") for text in ("x", "-1", "1-", "1.5", "9" * 5000)),
+        ("5-2", "--seeds expected a range that begins with its smaller number, got '5-2'"),
+        ("0,3-1", "--seeds expected a range that begins with its smaller number, got '3-1'"),
+        ("0-999999999", "--seeds expected at most 1000 numbers, got more with '0-999999999'"),
+    ],
+)
+def test_other_seeds_are_refused_with_the_options_name(text, sentence):
+    """The sentence says what it looks like; a range that no machine could run is refused at once."""
+    with pytest.raises(ConfigError, match=sentence):
         simulate.numbers(text, "--seeds")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["check", "folder"], "folder: Is a directory"),
+        (["simulate", "folder", "--out", "run"], "folder: Is a directory"),
+        (["simulate", "--out", "file/sub"], "file/sub: Not a directory"),
+        (["simulate", "--out", "/proc/nope"], "/proc/nope: No such file or directory"),
+        (["simulate", "--out", "run", "--from", "folder"], "--from expected the folder of an earlier run, got folder"),
+        (["simulate", "--out", "run", "--seeds", "5-2"], "--seeds expected a range"),
+        (["phantom", "/proc/nope"], "/proc/nope: No such file or directory"),
+        (["phantom", "file/sub"], "file/sub: Not a directory"),
+        (["phantom", "file"], "file is not an empty folder"),
+        (["fuse", "a.safetensors", "b.safetensors", "--out", "file/x.safetensors"], "file: File exists"),
+        (["fuse", "a.safetensors", "b.safetensors", "--out", "/proc/nope/x"], "/proc/nope: No such file or directory"),
+        (["inspect", "folder"], "folder: expected a safetensors file, got a folder"),
+        (["predict", "a.safetensors", "b.safetensors", "--out", "file"], "--out expected a folder, got the file file"),
+        (["predict", "folder", "b.safetensors", "--out", "run"], "folder: expected a file, got a folder"),
+        (["inspect", "x" * 300], "File name too long"),
+    ],
+)
+@pytest.mark.usefixtures("models")
+def test_what_the_system_refuses_is_one_sentence_and_code_2(words, sentence, tmp_path, monkeypatch, capsys):
+    """A folder in place of a file, a file in place of a folder, a place where nothing can be written: path and why."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    assert command(*words) == 2
+    shown = capsys.readouterr().err
+    assert sentence in shown
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1
+    assert "unexpected" not in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(13, "Permission denied", "a"), "a: Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (IsADirectoryError(21, "Is a directory", "temporary", None, "wanted"), "wanted: Is a directory"),
+        (ConfigError("a sentence"), "a sentence"),
+        (OSError("a socket's"), ""),
+        (KeyError("x"), ""),
+    ],
+)
+def test_an_error_has_a_sentence_or_is_unexpected(error, told):
+    """Ours and the system's have one; of a replaced file it names the place that was wanted."""
+    assert screen.sentence(error) == told
 
 
 def test_a_folder_that_holds_something_needs_resume(tmp_path):

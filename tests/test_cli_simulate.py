@@ -7,8 +7,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from fedmerge import cli, report
+from fedmerge import cli, nets, params, report
 from fedmerge.cli import predict, simulate
 from fedmerge.errors import ConfigError
 
@@ -153,7 +155,9 @@ def test_another_run_is_not_overwritten(campaign, run, capsys):
         (["--methods", "t-imm,magic"], "magic"),
         (["--methods", "transfer:west"], "west"),
         (["--seeds", "first"], "--seeds expected whole numbers"),
+        (["--seeds", "5-2"], "--seeds expected a range that begins with its smaller number, got '5-2'"),
         (["--from", "nowhere"], "--from expected a folder"),
+        (["--from", "/"], "--from expected the folder of an earlier run, got /, which holds none"),
         (["--data", "nowhere"], "--data expected a folder"),
     ],
 )
@@ -235,6 +239,52 @@ def test_check_names_every_bad_file_at_once(campaign, tmp_path, capsys):
         ["south", "case_0.nii.gz"],
         ["harbour", "case_2.nii.gz"],
     ]
+
+
+def test_check_looks_at_what_the_methods_need(campaign, capsys):
+    """Labels that `pooled` would need, and names of methods, as `simulate` is asked for them."""
+    assert command("check", campaign, "--methods", "none,pooled") == 2
+    assert "north: the method 'pooled' needs pooled_labels" in capsys.readouterr().err
+    assert command("check", campaign, "--methods", "magic") == 2
+    assert "method 'magic' is unknown" in capsys.readouterr().err
+    assert command("check", campaign, "--methods", "transfer,t-imm") == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("depth = 2", 'depth = 2\nweights = "no.safetensors"', "no.safetensors: the file cannot be read"),
+        ("depth = 2", 'depth = 2\nweights = "north"', "Is a directory"),
+        ("depth = 2", 'depth = 2\nweights = "other.safetensors"', "a checkpoint of another net: 'stem.weight'"),
+        ("depth = 2", 'depth = 2\nspecific = ["nowhere"]', "[net] the net has no parameter or layer 'nowhere'"),
+        ("depth = 2", 'depth = 2\nfusable = ["stem", "no"]', "[net] the net has no parameter or layer 'no'"),
+        ("[site.data]\nfolder = \"south\"", 'contribution = "no.safetensors"\n[site.data]\nfolder = "south"',
+         "south: there is no contribution"),
+        ("[site.data]\nfolder = \"south\"", 'contribution = "other.safetensors"\n[site.data]\nfolder = "south"',
+         "south: __metadata__ expected the one key 'fedmerge'"),
+    ],
+)  # fmt: skip
+def test_check_finds_what_the_campaign_stands_on(campaign, old, new, told, capsys):
+    """A starting model or a contribution that is missing or another's, and layers that the net does not have."""
+    save_file({"stem.weight": torch.zeros(3, 1, 3, 3, 3)}, campaign.parent / "other.safetensors")
+    path = campaign.parent / "other.toml"
+    assert old in CAMPAIGN
+    path.write_text(CAMPAIGN.replace(old, new, 1))
+    assert command("check", path) == 2
+    shown = capsys.readouterr()
+    assert told in shown.out + shown.err
+    assert "unexpected" not in shown.err
+
+
+def test_check_accepts_the_weights_of_the_campaigns_own_net(campaign, capsys):
+    """A whole model of the net, heads and all, is a start for every site."""
+    settings = {"name": "isensee2017", "base_filters": 2, "depth": 2}
+    net = nets.build(settings, in_channels=1, out_channels=3, seed=0)
+    save_file(params.of(net), campaign.parent / "start.safetensors")
+    path = campaign.parent / "start.toml"
+    path.write_text(CAMPAIGN.replace("depth = 2", 'depth = 2\nweights = "start.safetensors"'))
+    assert command("check", path) == 0
+    assert "3 sites, 0 errors" in capsys.readouterr().out
 
 
 def change(path, edit, affine=None):

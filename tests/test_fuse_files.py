@@ -66,7 +66,7 @@ def test_files_are_fused_as_models_in_memory_are(tmp_path, T, rule, dtype):
 def test_a_single_ratio_returns_that_file_bit_for_bit(tmp_path, rule):
     """And the others need not be read."""
     weights, fishers, models, _ = save_models(tmp_path, 3)
-    fuse_files(weights, tmp_path / "out", rule=rule, ratios=[0, 1, 0], fishers=fishers)
+    fuse_files(weights, tmp_path / "out", rule=rule, ratios=[0, 1, 0], fishers=fishers if rule == "mode" else None)
     got = load_file(tmp_path / "out")
     assert all(torch.equal(got[name], models[1][name]) for name in SHAPES)
 
@@ -75,7 +75,8 @@ def test_a_single_ratio_returns_that_file_bit_for_bit(tmp_path, rule):
 def test_equal_files_return_themselves(tmp_path, rule):
     """Bit for bit."""
     weights, fishers, models, _ = save_models(tmp_path, 3, same=True)
-    fuse_files(weights, tmp_path / "out", rule=rule, ratios=[0.2, 0.5, 0.3], fishers=fishers)
+    extra = fishers if rule == "mode" else None
+    fuse_files(weights, tmp_path / "out", rule=rule, ratios=[0.2, 0.5, 0.3], fishers=extra)
     got = load_file(tmp_path / "out")
     assert all(torch.equal(got[name], models[0][name]) for name in SHAPES)
 
@@ -84,8 +85,9 @@ def test_equal_files_return_themselves(tmp_path, rule):
 def test_the_order_of_the_files_changes_nothing(tmp_path, rule):
     """4 float32 ulp of the largest operand."""
     weights, fishers, models, _ = save_models(tmp_path, 5)
-    fuse_files(weights, tmp_path / "one", rule=rule, ratios=[1, 2, 3, 4, 5], fishers=fishers)
-    fuse_files(weights[::-1], tmp_path / "two", rule=rule, ratios=[5, 4, 3, 2, 1], fishers=fishers[::-1])
+    there, back = (fishers, fishers[::-1]) if rule == "mode" else (None, None)
+    fuse_files(weights, tmp_path / "one", rule=rule, ratios=[1, 2, 3, 4, 5], fishers=there)
+    fuse_files(weights[::-1], tmp_path / "two", rule=rule, ratios=[5, 4, 3, 2, 1], fishers=back)
     one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
     for name in SHAPES:
         largest = torch.stack([model[name] for model in models]).abs().amax(0)
@@ -111,6 +113,30 @@ def test_of_contributions_what_has_no_fisher_stays_out(tmp_path):
         mix = mixing.prepare([c.weights for c in made], fishers, names, rule=rule, grain="model")
         for name, value in mixing.fuse(mix, mixing.uniform(mix)).items():
             torch.testing.assert_close(got[name], value, rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_mean_of_a_plain_model_and_a_contribution_needs_no_fisher(tmp_path, turned):
+    """Body and norms are halved, in either order; the contribution's heads stay out, since it says which they are."""
+    own, c = small_nets.weights(seed=3), contribution("north", 0)
+    save_file(own, tmp_path / "plain")
+    wire.write(c, tmp_path / "north")
+    paths = [tmp_path / "plain", tmp_path / "north"]
+    report = fuse_files(paths[::-1] if turned else paths, tmp_path / "out")
+    assert set(report.fused) == {*small_nets.FUSABLE, *small_nets.NORMS}
+    assert set(report.left) == set(small_nets.HEADS)
+    for name, value in load_file(tmp_path / "out").items():
+        torch.testing.assert_close(value, (own[name] + c.weights[name]) / 2)
+    with pytest.raises(Refused, match=r"no tensor can be fused with rule mode: it has no Fisher in .*plain"):
+        fuse_files(paths, tmp_path / "none", rule="mode")
+
+
+def test_under_the_mean_a_withheld_fisher_takes_nothing_away(tmp_path):
+    """A contribution with a Fisher still says which tensors are heads; the one without is asked for none."""
+    wire.write(contribution("north", 0), tmp_path / "north")
+    wire.write(contribution("south", 1, fisher={}, fisher_labels="none"), tmp_path / "south")
+    report = fuse_files([tmp_path / "north", tmp_path / "south"], tmp_path / "out")
+    assert set(report.fused) == {*small_nets.FUSABLE, *small_nets.NORMS}
 
 
 def test_contributions_without_a_common_ancestor_are_refused(tmp_path):
@@ -223,6 +249,7 @@ def test_one_tensor_without_a_fisher_value_counts_as_flat(tmp_path):
         ({"ratios": [0.0, 0.0]}, ConfigError, "not all zero"),
         ({"rule": "mode"}, Refused, "no tensor can be fused with rule mode: it has no Fisher in"),
         ({"rule": "mode", "fishers": []}, ConfigError, "expected 2 Fisher files"),
+        ({"rule": "mean", "fishers": ["f0", "f1"]}, ConfigError, "rule mean uses no Fisher: .* got 2"),
     ],
 )
 def test_impossible_wishes_are_refused(tmp_path, change, error, sentence):

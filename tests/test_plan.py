@@ -1,5 +1,6 @@
 """The campaign as data: what a file says, what its defaults are, and the sentence for each thing that cannot be."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ patch = [8, 8, 8]
 steps = 4
 [adapt]
 epochs = 3
-batch_size = 2
 [finetune]
 steps = 5
 [[site]]
@@ -81,9 +81,13 @@ def test_rows_are_those_asked_for_then_the_campaigns_then_its_method(write):
         ("steps = 4", "steps = 4\nlrr = 1", r"\[train\] has no key 'lrr'"),
         ("steps = 4", "lr = 0.1", r"\[train\] expected either steps or epochs"),
         ("steps = 4", "steps = 4\nepochs = 2", r"\[train\] expected either steps or epochs"),
-        ("steps = 4", "steps = -4", r"\[train\] steps expected a number of at least 0, got -4"),
+        ("steps = 4", "steps = -4", r"\[train\] steps expected a whole number of at least 0, got -4"),
         ("steps = 4", 'steps = 4\nschedule = "wavy"', r"\[train\] schedule expected one of"),
-        ("steps = 4", 'steps = 4\nfisher = "exact"', r"\[train\] fisher expected sampled or observed, got 'exact'"),
+        (
+            "steps = 4",
+            'steps = 4\nfisher = "exact"',
+            r"\[train\] fisher expected one of sampled, observed, got 'exact'",
+        ),
         ('name = "two"', 'fit = "afar"', r"\[campaign\] fit expected one of near, far, got 'afar'"),
         ('name = "two"', 'trust = "group"', r"\[campaign\] trust expected one of server, got 'group'"),
         ('name = "two"', "threads = 0", r"\[campaign\] threads expected a whole number of at least 1, got 0"),
@@ -92,7 +96,7 @@ def test_rows_are_those_asked_for_then_the_campaigns_then_its_method(write):
         ("patch = [8, 8, 8]", "patch = [8, 8]", "patch"),
         ("depth = 2", "deptth = 2", "deptth"),
         ("depth = 2", "depth = 2\ndims = 2", r"\[net\] dims expected 3"),
-        ('role = "target"', 'role = "goal"', "site 'harbour': role expected source or target, got 'goal'"),
+        ('role = "target"', 'role = "goal"', "site 'harbour': role expected one of source, target, got 'goal'"),
         ('role = "target"', 'role = "source"', "expected at least one site with role"),
         ('name = "south"', 'name = "north"', "two sites are called 'north'"),
         ('name = "south"', 'name = "so uth"', "a site's name is letters, digits"),
@@ -128,3 +132,122 @@ def test_a_missing_or_broken_file_is_a_sentence(tmp_path):
     (tmp_path / "bad.toml").write_text("[campaign")
     with pytest.raises(ConfigError, match="not a TOML file"):
         plan.read(tmp_path / "bad.toml")
+    (tmp_path / "bad.d").mkdir()
+    with pytest.raises(ConfigError, match=r"bad\.d: Is a directory"):
+        plan.read(tmp_path / "bad.d")
+
+
+KINDS = [
+    *((f"[{table}]", key, value, f"{key} expected a whole number of at least {least}, got {told}")
+      for table in ("train", "adapt", "finetune")
+      for key, least in (("batch_size", 1), ("cycles", 1), ("validate_every", 0), ("patience", 0))
+      for value, told in (("2.0", r"2\.0"), ("true", "True"), ('"2"', "'2'"), ("[2]", r"\[2\]"), ("-1", "-1"))),
+    ("[train]", "fisher_cases", "2.5", r"fisher_cases expected a whole number of at least 0, got 2\.5"),
+    ("[train]", "batch_size", "0", "batch_size expected a whole number of at least 1, got 0"),
+    ("[adapt]", "cycles", "0", "cycles expected a whole number of at least 1, got 0"),
+    ("[train]", "patience", "1_000_000_000_000", "patience expected a whole number of at most 2147483647"),
+    *(("[train]", key, value, f"{key} expected a finite number of at least 0, got")
+      for key in ("weight_decay", "clip_norm", "specific_lr")
+      for value in ("nan", "inf", "-0.1", "true", '"0.1"', "{ a = 1 }")),
+    *(("[finetune]", "lr", value, "lr expected a finite number above 0, got")
+      for value in ("0", "0.0", "nan", "-1", "inf", '"1e-3"', "false", "1979-05-27")),
+    ("[adapt]", "logits_lr", "[0.1]", "logits_lr expected a finite number of at least 0, got"),
+    *(("[train]", "final", value, r"final expected a number from 0 to 1, got") for value in ("1.5", "-0.5", "nan")),
+    *(("[train]", "schedule", value, "schedule expected one of constant, .*, got") for value in ("[]", "3", '"x"')),
+    ("[train]", "fisher", "1", "fisher expected one of sampled, observed, got 1"),
+    *(("[campaign]", "method", value, "method") for value in ('""', "3", "[]", '"transfer:west"', '"magic"')),
+    *(("[campaign]", "methods", value, "methods expected a list of texts, got") for value in ('"mean"', "[1]", '[""]')),
+    ("[campaign]", "methods", '["magic"]', "method 'magic' is unknown"),
+    ("[campaign]", "methods", '["none"]\nmethod = "magic"', "method 'magic' is unknown"),
+    *(("[campaign]", "timeout_s", value, "timeout_s expected a finite number above 0")
+      for value in ("0", "inf", "'1'")),
+    *(("[campaign]", key, value, f"{key} expected a whole number")
+      for key in ("seed", "threads") for value in ("true", "1.0", '"1"', "-1", "1_000_000_000_000")),
+    ("[campaign]", "buffers", "[]", r"buffers expected one of refuse, re-estimate, got \[\]"),
+    ("[campaign]", "fit", "1", "fit expected one of near, far, got 1"),
+    *(("[net]", key, value, f"{key} expected a list of texts, got")
+      for key in ("specific", "fusable") for value in ('"stem"', "[1]", "3")),
+    *(("[net]", key, '["nowhere"]', "the net has no parameter or layer 'nowhere'") for key in ("specific", "fusable")),
+    ("[net]", "fusable", '["heads"]', "belongs to a head, and heads are never fused"),
+    *(("[net]", "weights", value, "weights expected a text that is not empty, got") for value in ('""', "3", "[]")),
+    ("[net]", "dropout", "nan", r"net isensee2017: dropout expected in \[0, 1\), got nan"),
+    ("[net]", "dropout", '"no"', "dropout expected float, got 'no'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "key", "value", "sentence"), KINDS)
+def test_a_value_of_another_kind_is_told_with_file_table_and_key(write, table, key, value, sentence):
+    """Text for a number, truth for a count, a list for a word: never anything but a sentence."""
+    text = GOOD.replace('name = "two"', "") if key == "name" else GOOD
+    with pytest.raises(ConfigError, match=rf"two\.toml: {re.escape(table)}.*{sentence}"):
+        plan.read(write(text.replace(f"{table}\n", f"{table}\n{key} = {value}\n", 1)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        *(('name = "two"', f"name = {v}", r"\[campaign\] name expected a text that is not empty") for v in ('""', "3")),
+        *(("steps = 4", f"steps = {v}", r"\[train\] steps expected a whole number") for v in ("true", "4.0", '"4"')),
+        *(("epochs = 3", f"epochs = {v}", r"\[adapt\] epochs expected a whole number") for v in ("true", "nan")),
+        *(("name = \"isensee2017\"", f"name = {v}", r"\[net\] name expected one of isensee2017, .*, got")
+          for v in ("3", "[]", "{}", '"vgg"')),
+        *(("patch = [8, 8, 8]", f"patch = {v}", r"\[net\] patch expected a list of whole numbers from 1 to 4096, got")
+          for v in ("8", '"888"', "[8, 8, 8.0]", "[8, 8, true]", "[8, 8, 0]", "[8, 8, -8]", "[8, 8, 10_000_000]")),
+        ("base_filters = 2", "base_filters = 1_000_000_000_000", "base_filters expected at most 1024, got 10{12}"),
+        ("base_filters = 2", "base_filters = 2.0", "base_filters expected int, got 2.0"),
+        ("base_filters = 2", "base_filters = -1", "base_filters expected at least 1, got -1"),
+        ("depth = 2", "depth = 1_000_000_000_000", "depth expected 2 to 5, got 10{12}"),
+        ("depth = 2", "depth = -5", "depth expected 2 to 5, got -5"),
+        ("depth = 2", "depth = true", "depth expected int, got True"),
+        ('name = "isensee2017"\nbase_filters = 2\ndepth = 2', 'name = "unet"\nresidual_units = 1_000_000_000_000',
+         "residual_units expected at most 16, got 10{12}"),
+        ("steps = 4", f"steps = 1{'0' * 30}", "train: steps expected a whole number of at most 64 bits"),
+        ("steps = 4", f"steps = 1{'0' * 5000}", "not a TOML file"),
+        ('role = "target"', "role = [1]", r"role expected one of source, target, got \[1\]"),
+        ('contribution = "south.safetensors"', "contribution = 3", "contribution expected a text .*, got 3"),
+        ('contribution = "south.safetensors"', 'contribution = ""', "contribution expected a text .*, got ''"),
+        ('data = { folder = "h" }', "data = 3", r"site 'harbour': \[site\.data\] expected a table, got 3"),
+        ('data = { folder = "h" }', 'data = {}\npolicy = "open"', r"\[site\.policy\] expected a table, got 'open'"),
+        *((f"[{name}]\n", f"[other.{name}]\n", "the file has no key 'other'") for name in ("train", "campaign")),
+    ],
+)  # fmt: skip
+def test_another_value_in_its_place_is_told(write, old, new, sentence):
+    """Sizes that no machine has, texts that are none, numbers that are no numbers: at once, before a net is built."""
+    assert old in GOOD
+    with pytest.raises(ConfigError, match=rf"two\.toml: .*{sentence}|two\.toml: {sentence}"):
+        plan.read(write(GOOD.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize("name", ["campaign", "net", "train", "adapt", "finetune"])
+@pytest.mark.parametrize("value", ["3", '"x"', "[1]", "[{}]"])
+def test_what_should_be_a_table_and_is_none_is_told(write, name, value):
+    """The table's name and what stood in its place are in the sentence."""
+    rest = [part for part in GOOD.split("\n[") if not part.startswith(f"{name}]")]
+    with pytest.raises(ConfigError, match=rf"two\.toml: \[{name}\] expected a table, got"):
+        plan.read(write(f"{name} = {value}\n" + "\n[".join(rest)))
+
+
+@pytest.mark.parametrize(
+    ("sites", "sentence"),
+    [
+        ("3", r"expected one \[\[site\]\] table for each site, got 3"),
+        ('"north"', r"expected one \[\[site\]\] table for each site, got 'north'"),
+        ("[]", r"expected one \[\[site\]\] table for each site, got none"),
+        ("{ name = 'north' }", r"expected one \[\[site\]\] table for each site, got {"),
+        ("[{ name = 'north' }, 3]", r"\[\[site\]\] expected a list of tables, got 3 in it"),
+        ("[{ name = ['north'] }]", "a site's name is letters, digits"),
+        ("[{}]", "a site's name is letters, digits.*, got None"),
+    ],
+)
+def test_sites_are_a_list_of_tables(write, sites, sentence):
+    """Whatever else stands under `site` is told, one entry of the list included."""
+    with pytest.raises(ConfigError, match=rf"two\.toml: {sentence}"):
+        plan.read(write(f"site = {sites}\n" + GOOD.partition("[[site]]")[0]))
+
+
+def test_a_transfer_without_sources_is_told(write):
+    """`transfer` means one row a source; without sources it would be no row at all."""
+    head, _, rest = GOOD.partition("[[site]]")
+    target = "[[site]]" + rest.split("[[site]]")[-1]
+    with pytest.raises(ConfigError, match='transfer needs at least one site with role = "source", got none'):
+        plan.read(write(head.replace('name = "two"', 'methods = ["transfer"]') + target))

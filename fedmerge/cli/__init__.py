@@ -13,7 +13,6 @@ import typer
 
 from fedmerge import __version__
 from fedmerge.cli import check, fuse, inspect, phantom, predict, screen, simulate
-from fedmerge.errors import FedmergeError
 
 __all__ = ["app", "main"]
 
@@ -60,6 +59,8 @@ def options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 an error that a sentence explains, 1 an unexpected one.
 
+    What the system refuses (a folder in place of a file, no permission, a full disk) is explained here, once.
+
     Args:
         arguments: what follows the command's name; the process's own arguments unless given.
     """
@@ -69,13 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = ["--debug", *(word for word in given if word != "--debug")]
     try:
         app(given, prog_name="fedmerge")
-    except FedmergeError as error:
-        screen.complain(traceback.format_exc() if debug else f"error: {error}")
-        sys.exit(2)
     except Exception as error:
-        screen.complain(
-            traceback.format_exc()
-            if debug
-            else f"error: unexpected {type(error).__name__}: {error}; run with --debug for the traceback"
-        )
-        sys.exit(1)
+        told = screen.sentence(error)
+        unexpected = f"unexpected {type(error).__name__}: {error}; run with --debug for the traceback"
+        screen.complain(traceback.format_exc() if debug else f"error: {told or unexpected}")
+        sys.exit(2 if told else 1)

@@ -1,7 +1,8 @@
 """`fedmerge check`: everything that can be found before training."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -11,7 +12,10 @@ from fedmerge.cli import progress, screen
 from fedmerge.errors import FedmergeError
 
 if TYPE_CHECKING:
+    from fedmerge.contribution import Contribution
+    from fedmerge.fusion import Method
     from server.plan import Plan
+    from sites.records import Site
 
 T = TypeVar("T")
 HEADING = ("site", "file", "", "what is wrong")
@@ -21,6 +25,13 @@ def check(
     context: typer.Context,
     campaign: Annotated[Path, typer.Argument(help="Campaign file (TOML).")],
     *,
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods",
+            help="Methods to be compared, with commas between; else the campaign's `methods`, else its `method`.",
+        ),
+    ] = "",
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder that replaces the data folder of every site.")
     ] = None,
@@ -30,13 +41,14 @@ def check(
 
     campaigns.read(campaign)  # what is no campaign is told at once, before torch is imported
 
-    from fedmerge import nets
     from server import plan
 
     read = plan.read(campaign)
-    nets.check_patch(read.net, read.patch)
+    asked = read.rows(methods)
+    for method in asked:
+        plan.check_method(read, method)
     with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
-        rows = findings(read, campaign, data)
+        rows = findings(read, campaign, data, asked)
     if rows:
         screen.table(HEADING, rows, left=len(HEADING))
     errors = sum(severity == "error" for _, _, severity, _ in rows)
@@ -45,39 +57,54 @@ def check(
         raise typer.Exit(2)
 
 
-def findings(plan: "Plan", path: Path, data: Path | None) -> list[tuple[str, str, str, str]]:
+def findings(plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Method]") -> list[tuple[str, ...]]:
     """(site, file, "error" or "warning", sentence) for all that can be found without training."""
     from fedmerge import contribution, wire
+    from server import inbound
     from sites import config, preflight
 
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[tuple[str, ...]] = []
 
     def attempt(site: str, file: str, work: Callable[[], T]) -> list[T]:
         try:
             return [work()]
-        except FedmergeError as error:
-            rows.append((site, file, "error", str(error)))
+        except (FedmergeError, OSError) as error:
+            rows.append((site, file, "error", screen.sentence(error)))
             return []
 
     sites, given = [], []
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
         for member in plan.members:
-            if stored := member.contribution:
-                given += attempt(member.name, stored.name, lambda stored=stored: wire.read(stored))  # type: ignore[misc]
-            if not member.resident:
-                continue
-            own = Path(work) / member.name
-            sites += attempt(
-                member.name,
-                path.name,
-                lambda name=member.name, own=own: config.from_campaign(path, name, work=own, data=data),  # type: ignore[misc]
-            )
-        patch = plan.patch if len(plan.patch) == 3 else None
+            who = member.name
+            if member.contribution:
+                given += attempt(who, member.contribution.name, partial(inbound.read_given, member.contribution, who))
+            if member.resident:
+                read = partial(config.from_campaign, path, who, work=work / who, data=data)
+                sites += attempt(who, path.name, read)
         for site in sites:
-            rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.check(site, patch)]
+            rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.check(site, plan.patch)]
         rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.agree(sites)]
-        if any(method.sources == "pooled" for method in plan.rows()):
-            attempt("", path.name, lambda: config.pooled(path, work=Path(work), data=data))
+        for target in plan.targets if any(method.sources == "pooled" for method in methods) else ():
+            attempt(target, path.name, partial(config.pooled, path, work=work, data=data, target=target))
+        if plan.weights is None or attempt("", plan.weights.name, partial(wire.read_model, plan.weights)):
+            file = path if plan.weights is None else plan.weights
+            attempt("", file.name, partial(common_ground, plan, sites, given, work))
     if len(given) > 1:
-        attempt("", path.name, lambda: contribution.common_ancestor(given))
+        attempt("", path.name, partial(contribution.common_ancestor, given))
     return rows
+
+
+def common_ground(plan: "Plan", sites: "Sequence[Site]", given: "Sequence[Contribution]", work: Path) -> None:
+    """Divide the net between the tasks, and start it from the plan's weights.
+
+    Raises:
+        FedmergeError: `specific` or `fusable` do not fit the tasks' nets, or the weights are of another net.
+    """
+    from server import ground
+    from server.store import Store
+
+    tasks = {c.site: (len(c.channels), c.labels) for c in given}
+    tasks |= {site.name: (len(site.data.modalities), tuple(site.data.labels)) for site in sites}
+    if all(channels for channels, _ in tasks.values()) and plan.targets[0] in tasks:  # else it was told why not
+        ground.Ground(plan, Store(work), {}, ground.divide(plan, tasks), {}).ancestor(0)

@@ -46,7 +46,13 @@ def fuse(
 
     if len(files) < 2:
         raise ConfigError(f"a merge needs two files or more, got {len(files)}")
+    if out.is_dir():
+        raise ConfigError(f"--out expected a file, got the folder {out}")
+    if fisher and method is FileMethod.mean:
+        raise ConfigError(f"--fisher belongs to --method imm-mode: mean uses no Fisher, got {len(fisher)} files of it")
     for path in (*files, *(fisher or ())):
+        if path.is_dir():
+            raise ConfigError(f"{path}: expected a safetensors file, got a folder")
         if not path.is_file():
             raise ConfigError(f"{path}: there is no such file")
         if out.exists() and out.samefile(path):

@@ -23,6 +23,8 @@ def inspect(
     """Show names, shapes, types, metadata and digest of a file, and the Fisher of a contribution."""
     from safetensors import SafetensorError, safe_open
 
+    if file.is_dir():
+        raise DataError(f"{file}: expected a safetensors file, got a folder")
     if not file.is_file():
         raise DataError(f"{file}: there is no such file")
     try:

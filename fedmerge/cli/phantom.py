@@ -31,6 +31,7 @@ def phantom(
     default = campaign.read(campaign.built_in())
     made = {site["name"]: drawn(site, cases, seed) for site in default["site"]}
     table = {**default, "site": [on_disk(site, made[site["name"]]["cases"]) for site in default["site"]]}
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is told by this name
     with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
         for name, settings in made.items():
             hospitals.ensure(folder / name, **settings)

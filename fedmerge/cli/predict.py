@@ -32,7 +32,11 @@ def predict(
     ] = False,
 ) -> None:
     """Segment NIfTI images; each label map has the grid and affine of its image."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out expected a folder, got the file {out}")
     for path in (model, *images):
+        if path.is_dir():
+            raise DataError(f"{path}: expected a file, got a folder")
         if not path.is_file():
             raise DataError(f"{path}: there is no such file")
     with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
@@ -42,6 +46,7 @@ def predict(
         taken = [path for path in maps if path.exists()]
         if taken and not overwrite:
             raise ConfigError(f"{taken[0]} exists already: --overwrite replaces it")
+        out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
         from sites import predict as site
 
         for patient, path in zip(patients, maps):

@@ -13,6 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fedmerge.errors import FedmergeError
+
 WIDEST = 100_000  # columns of a table that nobody looks at
 OURS = ("fedmerge", "sites", "server")
 
@@ -36,6 +38,18 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """A line to stderr, whole."""
     err().print(text, markup=False, soft_wrap=True, style="red" if text.startswith("error") else None)
+
+
+def sentence(error: Exception) -> str:
+    """What an error says to the user; empty for one that nobody expected.
+
+    Args:
+        error: ours, whose text is a sentence, or the system's, which names a path and what was wrong with it.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        path = error.filename2 or error.filename
+        return f"{path}: {error.strerror}" if path else error.strerror
+    return str(error) if isinstance(error, FedmergeError) else ""
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:

@@ -10,6 +10,8 @@ import typer
 from fedmerge.cli import progress, screen
 from fedmerge.errors import CampaignStopped, ConfigError, FedmergeError
 
+MOST = 1000  # seeds or chains of one run
+
 
 class Engine(StrEnum):
     """What carries the messages between server and sites."""
@@ -62,6 +64,8 @@ def simulate(
     for folder, option in ((reuse, "--from"), (data, "--data")):
         if folder is not None and not folder.is_dir():
             raise ConfigError(f"{option} expected a folder, got {folder}")
+    if reuse is not None and not (reuse / "server").is_dir():
+        raise ConfigError(f"--from expected the folder of an earlier run, got {reuse}, which holds none")
     config: dict[str, Any] = {
         "campaign": str(campaign.absolute()) if campaign else "",
         "out": str(out.absolute()),
@@ -95,14 +99,19 @@ def numbers(text: str, option: str) -> list[int]:
     """Whole numbers out of a text as "0,1,2" or "0-4", in order, each once.
 
     Raises:
-        ConfigError: a part is neither a number nor a range.
+        ConfigError: a part is neither a number nor a range, a range runs backwards, or there are too many.
     """
     found: dict[int, None] = {}
     for word in words(text):
-        first, dash, last = word.partition("-")
-        if not (first.isdecimal() and (last.isdecimal() or not dash)):
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", word, re.ASCII)
+        if match is None:
             raise ConfigError(f"{option} expected whole numbers as in 0,1,2 or 0-4, got '{word}'")
-        found.update(dict.fromkeys(range(int(first), int(last or first) + 1)))
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ConfigError(f"{option} expected a range that begins with its smaller number, got '{word}'")
+        found.update(dict.fromkeys(range(first, min(last, first + MOST) + 1)))
+        if len(found) > MOST:
+            raise ConfigError(f"{option} expected at most {MOST} numbers, got more with '{word}'")
     return list(found)
 
 
@@ -149,12 +158,10 @@ def _residents(config: dict[str, Any]) -> int:
     path, base = campaign.locate(config["campaign"], out)
     campaign.read(path)  # what is no campaign is told at once, before torch is imported
 
-    from fedmerge import nets
     from server import plan
     from sites import config as sites
 
     read = plan.read(path, base=base)
-    nets.check_patch(read.net, read.patch)
     methods = read.rows(config["methods"])
     for method in methods:
         plan.check_method(read, method)

@@ -74,16 +74,16 @@ def fuse_files(
 ) -> Report:
     """Fuse T safetensors files into one; grain model.
 
-    An input is a plain file of weights, or a contribution. Of contributions that carry a Fisher, what has
-    none stays out under either rule: those are the heads, and each task has its own. Running statistics of
-    batch norms stay out as well.
+    An input is a plain file of weights, or a contribution. Of a contribution that carries a Fisher, what has
+    none stays out under either rule: those are the heads, and each task has its own. Rule mean asks no other
+    file for a Fisher. Running statistics of batch norms stay out as well.
 
     Args:
         paths: the models.
         out: the model file to write; it appears whole or not at all.
         rule: `"mean"` or `"mode"`.
         ratios: one number a file, scaled to sum 1; equal if not given.
-        fishers: for plain files, one safetensors file of Fishers each, under the weights' own names.
+        fishers: for plain files under rule mode, one safetensors file of Fishers each, under the weights' own names.
         metadata: goes into the output, as in `wire.write_model`.
         progress: is told how many names are done.
 
@@ -91,13 +91,16 @@ def fuse_files(
         Which names were fused, copied and left out.
 
     Raises:
-        ConfigError: unknown rule, or ratios or Fisher files that do not match the models in number.
+        ConfigError: unknown rule, ratios or Fisher files that do not match the models in number, or Fisher files
+            for rule mean.
         Refused: a file that is no safetensors file, contributions without a common ancestor, rule mode
             without a Fisher, a value that is not finite, a negative Fisher; names file and tensor.
     """
     if rule not in rules.RULES:
         raise ConfigError(f"rule expected one of {', '.join(rules.RULES)}, got '{rule}'")
     shares = _shares(paths, ratios)
+    if fishers is not None and rule == "mean":
+        raise ConfigError(f"rule mean uses no Fisher: expected no Fisher files, got {len(fishers)}")
     if fishers is not None and len(fishers) != len(paths):
         raise ConfigError(f"expected {len(paths)} Fisher files, one a model, got {len(fishers)}")
     models = [_open(path, fishers[t] if fishers else None) for t, path in enumerate(paths)]
@@ -207,7 +210,7 @@ def _sort(models: Sequence[_Model], rule: str) -> tuple[list[str], list[str], di
     """Names to fuse, names to copy, and name -> why not."""
     fused, copied, left = [], [], {}
     names = list(dict.fromkeys(name for model in models for name in model.weights))
-    fisher_counts = rule == "mode" or any(model.facts and model.fisher for model in models)
+    needing = [model for model in models if rule == "mode" or (model.facts and model.fisher)]
     for name in names:
         first = models[0].weights.get(name)
         lacking = next((m for m in models if name not in m.weights), None)
@@ -215,7 +218,7 @@ def _sort(models: Sequence[_Model], rule: str) -> tuple[list[str], list[str], di
             left[name] = f"it is missing in {lacking.path if lacking else models[0].path}"
             continue
         unlike = next((m for m in models if _kind(m.weights[name]) != _kind(first)), None)
-        bare = next((m for m in models if name not in m.fisher), None)
+        bare = next((m for m in needing if name not in m.fisher), None)
         if unlike is not None:
             left[name] = f"{_kind(first)} in {models[0].path}, {_kind(unlike.weights[name])} in {unlike.path}"
         elif first.dtype not in FLOATS:
@@ -225,11 +228,11 @@ def _sort(models: Sequence[_Model], rule: str) -> tuple[list[str], list[str], di
                 left[name] = f"its dtype is {first.dtype}, and the files differ"
         elif name.endswith(("running_mean", "running_var")):
             left[name] = "statistics of a batch norm are not merged"
-        elif fisher_counts and bare is not None:
+        elif bare is not None:
             left[name] = f"it has no Fisher in {bare.path}"
-        elif fisher_counts and any(m.fisher[name].shape != first.shape for m in models):
+        elif any(m.fisher[name].shape != first.shape for m in needing):
             left[name] = "its Fisher has another shape"
-        elif fisher_counts and any(m.fisher[name].dtype not in FLOATS for m in models):
+        elif any(m.fisher[name].dtype not in FLOATS for m in needing):
             left[name] = "its Fisher is not of a float dtype"
         else:
             fused.append(name)

@@ -27,6 +27,8 @@ NETS: dict[str, Callable[..., nn.Module]] = {
     "dynunet": monai.dynunet,
 }
 
+MOST = {"base_filters": 1024, "residual_units": 16}  # told before a net of such a size is built
+
 DRAWN = (nn.modules.conv._ConvNd, nn.Linear)  # weights drawn at random
 ONES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)  # weights that begin at 1
 
@@ -82,12 +84,12 @@ def canonical(settings: Mapping[str, Any], *, in_channels: int, out_channels: in
     """The settings with every default and the channels filled in: JSON-able, and enough to `build` again.
 
     Raises:
-        ConfigError: an unknown net or key, a value of another type than the default's, or channels in the
-            settings that contradict the arguments.
+        ConfigError: an unknown net or key, a value of another type than the default's, one that is too large to
+            build, or channels in the settings that contradict the arguments.
     """
     given = dict(settings)
     name = given.pop("name", None)
-    if name not in NETS:
+    if not isinstance(name, str) or name not in NETS:
         raise ConfigError(f"net: name expected one of {', '.join(NETS)}, got {name!r}")
     channels = {"in_channels": in_channels, "out_channels": out_channels}
     for key, value in channels.items():
@@ -102,10 +104,12 @@ def canonical(settings: Mapping[str, Any], *, in_channels: int, out_channels: in
         if key not in defaults:
             raise ConfigError(f"net {name}: unknown setting '{key}', expected one of {', '.join(defaults)}")
         kind = type(defaults[key])
-        if kind is float and type(value) is int:  # TOML and JSON write 0 for 0.0
+        if kind is float and type(value) is int and abs(value) < 2**53:  # TOML and JSON write 0 for 0.0
             given[key] = float(value)
         elif type(value) is not kind:
             raise ConfigError(f"net {name}: {key} expected {kind.__name__}, got {value!r}")
+        if key in MOST and value > MOST[key]:
+            raise ConfigError(f"net {name}: {key} expected at most {MOST[key]}, got {value}")
     return {"name": name, **channels, **defaults, **given}
 
 
@@ -141,11 +145,12 @@ def check_patch(settings: Mapping[str, Any], patch: Sequence[int]) -> None:
         patch: voxels along each axis.
 
     Raises:
-        ConfigError: not as many sides as the net has dimensions, a side that cannot be halved between all of
-            the levels, or a single voxel left at the coarsest level.
+        ConfigError: the net cannot be built, not as many sides as it has dimensions, a side that cannot be halved
+            between all of the levels, or a single voxel left at the coarsest level.
     """
     bare = _without_channels(settings)
     net = canonical(bare, in_channels=1, out_channels=1)
+    on_meta(bare, in_channels=1, out_channels=1)  # an impossible depth is told here, before it is an exponent
     factor = 2 ** (net.get("depth", 1) - 1)  # a net of the user's own may know no levels
     got = "x".join(map(str, patch))
     if len(patch) != net["dims"]:
