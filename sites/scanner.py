@@ -65,7 +65,10 @@ def smooth(knots: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArra
     Splines on a lattice are products of splines along its axes, so that three small matrices do the work.
     """
     x, y, z = (_spline(count, size) for count, size in zip(knots.shape, shape, strict=True))
-    return np.asarray(x @ (y @ (knots @ z.T)).reshape(knots.shape[0], -1), np.float32).reshape(shape)
+    # einsum and not a matrix product: BLAS sums in an order that depends on its number of threads
+    field = np.einsum("zc,abc->abz", z, knots)
+    field = np.einsum("yb,abz->ayz", y, field)
+    return np.asarray(np.einsum("xa,ayz->xyz", x, field), np.float32)
 
 
 @lru_cache(maxsize=256)
