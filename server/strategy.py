@@ -53,7 +53,7 @@ class FedMerge(Strategy):
         chains: tuple[int, ...] = (0,),
         target_cases: int = 0,
         at_once: int = 1,
-        patience_s: float = 5.0,
+        patience_s: float = 2.0,
     ) -> None:
         self.plan, self.store, self.methods = plan, store, methods
         self.seeds, self.chains, self.target_cases = seeds, chains, target_cases
