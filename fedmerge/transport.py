@@ -15,13 +15,13 @@ from fedmerge.errors import Refused
 Payload = dict[str, bytes]
 
 
-def pack(task: Mapping[str, Any], payload: Mapping[str, bytes] | None = None) -> RecordDict:
-    """One record of the task, as JSON, and one of its payloads, as bytes by name."""
+def pack(task: Mapping[str, Any], payload: Mapping[str, bytes] | None = None, to: str = "") -> RecordDict:
+    """One record of the task, as JSON, with the site that it is for, and one of its payloads, as bytes by name."""
     arrays = {
         name: Array(dtype="uint8", shape=(len(data),), stype="bytes", data=data)
         for name, data in (payload or {}).items()
     }
-    records: dict[str, Any] = {"task": ConfigRecord({"json": json.dumps(task)})}
+    records: dict[str, Any] = {"task": ConfigRecord({"json": json.dumps(task), "to": to})}
     if arrays:
         records["payload"] = ArrayRecord(arrays)
     return RecordDict(records)
@@ -50,6 +50,12 @@ def unpack(content: RecordDict, who: str) -> tuple[dict[str, Any], Payload]:
                 raise Refused(f"{who}: payload '{name}' expected plain bytes, got {array.stype}")
             payload[name] = array.data
     return task, payload
+
+
+def addressee(content: RecordDict) -> str:
+    """The site that a message is for: several may share one node of a simulation; "" where the message names none."""
+    record = content.config_records.get("task")
+    return str(record.get("to", "")) if record is not None else ""
 
 
 def size(content: RecordDict) -> int:

@@ -62,39 +62,37 @@ class Exchange:
         self.traffic: list[dict[str, Any]] = []
 
     def roll_call(self, expected: Iterable[str], task: dict[str, Any], patience_s: float) -> dict[str, Any]:
-        """Wait until as many nodes are there as sites are expected, and ask each for its description.
+        """Find the sites among Flower's nodes and ask each for its description.
+
+        A registered node has its site's name. The nodes of a simulation have none and play the sites in turn, so
+        there may be fewer of them: `flwr run` makes two unless it is told otherwise.
 
         Returns:
             site -> the description as the site sent it.
 
         Raises:
-            ConfigError: too few nodes came in time, or a site is missing.
+            ConfigError: no node came in time, or a site has none.
+            Refused: who answered is not the site that was asked.
         """
         expected = tuple(expected)
-        patience = time.monotonic() + patience_s
-        while len(nodes := list(self.grid.get_nodes())) < len(expected):
-            if time.monotonic() > patience:
-                raise ConfigError(
-                    f"the campaign has {len(expected)} sites ({', '.join(expected)}), Flower runs {len(nodes)} nodes: "
-                    f'use `make flwr`, or `flwr run . local --federation-config "num-supernodes={len(expected)} '
-                    f'client-resources-num-cpus=1" --stream`'
-                )
+        end = time.monotonic() + patience_s
+        while len(nodes := list(self.grid.get_nodes())) < len(expected) and time.monotonic() < end:
             time.sleep(0.5)
-        names = {node.node_id: node.name or f"node {node.node_id}" for node in nodes}
-        self.nodes = {name: node for node, name in names.items()}
+        named = {node.name: node.node_id for node in nodes if node.name}
+        dealt = {name: nodes[i % len(nodes)].node_id for i, name in enumerate(expected)} if nodes else {}
+        self.nodes = named or dealt
+        for name in expected:
+            if name not in self.nodes:
+                raise ConfigError(f"site '{name}' is not there; Flower knows {', '.join(self.nodes) or 'no node'}")
         told: dict[str, Any] = {}
 
-        def ask(node: str) -> Conversation:
-            answer = yield Ask(node, "query.describe", task, what="roll call")
-            if answer.task.get("site") in (None, *told):
-                raise Refused(f"{node}: expected a description with a name of its own, got {answer.task.get('site')!r}")
-            told[answer.task["site"]] = answer.task
-            self.nodes[answer.task["site"]] = self.nodes.pop(node)
+        def ask(name: str) -> Conversation:
+            answer = yield Ask(name, "query.describe", task, what="roll call")
+            if answer.task.get("site") != name:
+                raise Refused(f"{name}: expected a description with this name, got {answer.task.get('site')!r}")
+            told[name] = answer.task
 
-        self.converse([ask(name) for name in names.values()])
-        missing = [name for name in expected if name not in told]
-        if missing:
-            raise ConfigError(f"site '{missing[0]}' did not answer the roll call; there were {sorted(told)}")
+        self.converse([ask(name) for name in expected])
         return {name: told[name] for name in expected}
 
     def converse(self, conversations: Iterable[Conversation], at_once: int = 64) -> None:
@@ -146,7 +144,7 @@ class Exchange:
         except FedmergeError as error:
             failures.append(error)
             return
-        content = transport.pack(ask.task, ask.payload)
+        content = transport.pack(ask.task, ask.payload, ask.site)
         message = Message(content, self.nodes[ask.site], ask.kind, ttl=self.timeout_s)
         self._count("server", ask.site, ask.what, transport.size(content))
         (name,) = self.grid.push_messages([message])

@@ -32,6 +32,7 @@ class InProcessGrid(Grid):
         nodes: how many sites there are; site i finds `partition-id = i` in its node config, as in Flower's simulation.
         workers: how many messages are handled at the same time.
         node_configs: more for each site's node config, as `flower-supernode --node-config` would give it.
+        names: the nodes' names, as Flower's registry of nodes would give them; none as in Flower's simulation.
     """
 
     poll_s = 0.02  # how long to wait between two looks for replies: a look costs nothing here
@@ -43,6 +44,7 @@ class InProcessGrid(Grid):
         nodes: int,
         workers: int = 1,
         node_configs: Sequence[Mapping[str, Any]] = (),
+        names: Sequence[str] = (),
     ) -> None:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, SERVER
         self._app = client_app
@@ -56,6 +58,7 @@ class InProcessGrid(Grid):
             )
             for i in range(nodes)
         }
+        self._names = tuple(names) or ("",) * nodes
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="site")
         self._replies: dict[str, Future[Message]] = {}
         self._lock = threading.Lock()
@@ -92,8 +95,8 @@ class InProcessGrid(Grid):
         return list(self._contexts)
 
     def get_nodes(self) -> list[NodeInfo]:
-        """All sites, without names: a site says its name itself."""
-        return [NodeInfo(node_id=node) for node in self._contexts]
+        """All nodes, with the names that they were given."""
+        return [NodeInfo(node_id=node, name=name) for node, name in zip(self._contexts, self._names)]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Hand a copy of each message to its site."""
@@ -129,13 +132,14 @@ def run(
     nodes: int,
     workers: int = 1,
     node_configs: Sequence[Mapping[str, Any]] = (),
+    names: Sequence[str] = (),
 ) -> None:
     """Run both apps here until the ServerApp's main returns.
 
     Raises:
         FedmergeError: as the server's app raises it.
     """
-    grid = InProcessGrid(client_app, run_config, nodes, workers, node_configs)
+    grid = InProcessGrid(client_app, run_config, nodes, workers, node_configs, names)
     context = Context(run_id=1, node_id=SERVER, node_config={}, state=RecordDict(), run_config=dict(run_config))
     try:
         server_app(grid, context)

@@ -35,18 +35,26 @@ class Here:
     pooled: Callable[[str], list[Site]] | None
 
 
-def here(context: Context) -> Here:
-    """The site of a node: its own site.toml in a deployment, its table of the campaign file in a simulation."""
+def here(context: Context, to: str) -> Here:
+    """The site of a node: its own site.toml in a deployment, in a simulation the site that the message is for.
+
+    Raises:
+        Declined: this node is not that site.
+    """
     if own := context.node_config.get("site-config"):
-        return Here(config.from_file(Path(str(own))), None)
+        site = config.from_file(Path(str(own)))
+        if to != site.name:
+            raise inbound.Declined(f"{site.name}: expected a message for this site, got one for {to[:80]!r}")
+        return Here(site, None)
     run = context.run_config
     out = campaign.folder(str(run.get("out", "")))
     path, base = campaign.locate(str(run.get("campaign", "")), out)
     names = campaign.residents(campaign.read(path))
-    name = names[int(context.node_config["partition-id"]) % len(names)]
+    if to not in names:
+        raise inbound.Declined(f"expected a message for one of {', '.join(names)}, got one for {to[:80]!r}")
     data = Path(str(run["data"])).absolute() if run.get("data") else None
     work = out / "sites"
-    site = config.from_campaign(path, name, work=work / name, data=data, base=base)
+    site = config.from_campaign(path, to, work=work / to, data=data, base=base)
     return Here(site, lambda target: config.pooled(path, work=work, data=data, base=base, target=target))
 
 
@@ -72,7 +80,7 @@ def guarded(work: Work) -> Callable[[Message, Context], Message]:
         reference, who = secrets.token_hex(4), "the site"
         log = logging.getLogger("fedmerge.site")
         try:
-            place = here(context)
+            place = here(context, transport.addressee(message.content))
             who, log = place.site.name, site_log(place.site)
             task, payload = transport.unpack(message.content, "server")
             inbound.check(place.site, message.metadata.message_type.partition(".")[2], task)

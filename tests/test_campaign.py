@@ -23,10 +23,10 @@ ALL = "none,transfer,mean,imm-mode,imm-mode+warm-up,random-ratios,t-imm,t-imm-ke
 def run(path: Path, out: Path, methods: str = "t-imm", app: ClientApp = client_app, **config):
     """Run a campaign in this process and read its results."""
     nodes = config.pop("nodes", 3)
-    node_configs = config.pop("node_configs", ())
+    node_configs, names = config.pop("node_configs", ()), config.pop("names", ())
     settings = {"campaign": str(path), "out": str(out), "methods": methods, "seeds": "0", **config}
     workers = int(config.get("workers", 1))
-    inprocess.run(server_app, app, {"workers": workers, **settings}, nodes, workers, node_configs)
+    inprocess.run(server_app, app, {"workers": workers, **settings}, nodes, workers, node_configs, names)
     return json.loads((out / "results.json").read_text())
 
 
@@ -359,9 +359,9 @@ def test_a_sites_exception_text_stays_at_the_site(small, tmp_path):
     bad = copy / "south/imagesTr/south_003.nii.gz"
     bad.write_bytes(bad.read_bytes()[:200])
     with pytest.raises(
-        CampaignStopped, match=r"node \d failed in query\.describe: the log of south has the reason"
+        CampaignStopped, match=r"south failed in query\.describe: the log of south has the reason"
     ) as stopped:
-        run(copy / "small.toml", tmp_path / "out")
+        run(campaign(copy), tmp_path / "out")
     assert "south_003" not in str(stopped.value)
     assert "south_003" in (tmp_path / "out/sites/south/site.log").read_text()
     assert not (tmp_path / "out/server/contributions").exists()
@@ -407,7 +407,7 @@ def test_a_deployed_campaign_shows_no_case_id_and_keeps_the_model_at_home(small,
         configs.append({"site-config": str(own)})
     path = tmp_path / "plan.toml"
     path.write_text(head + sites)
-    results = run(path, tmp_path / "out", "none,t-imm", node_configs=configs)
+    results = run(path, tmp_path / "out", "none,t-imm", node_configs=configs, names=("north", "south", "harbour"))
     cases = {c["case"] for row in results["rows"] for c in row["cases"]}
     assert len(cases) == 3
     assert all(case.startswith("case-") for case in cases)
