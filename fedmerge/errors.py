@@ -6,6 +6,7 @@
     ├── NetError          a net cannot be merged as it is (buffers, names, shapes)
     ├── Refused           something came from another party and is not what was agreed
     └── CampaignStopped   a campaign ended before its time; what it had is on disk
+        └── Absent        a site is not there, or does not answer any more
 
 Each message is one sentence that names the site, the file or the tensor, what was expected and what came.
 The command line prints that sentence and exits with code 2.
@@ -34,3 +35,7 @@ class Refused(FedmergeError):
 
 class CampaignStopped(FedmergeError):
     """The campaign could not go on; its finished phases are on disk, and `--resume` continues."""
+
+
+class Absent(CampaignStopped):
+    """A site is not there, or did not answer in time; a campaign may go on without a source."""

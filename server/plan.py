@@ -50,6 +50,8 @@ class Plan:
     precision: str = "auto"
     ratios: str = "sigmoid"
     timeout_s: float = 12 * 3600
+    absent: str = "wait"
+    max_change: float = 10.0
     weights: Path | None = None
     specific: tuple[str, ...] = ()
     fusable: tuple[str, ...] = ()
@@ -90,6 +92,7 @@ CHOICES = {
     "buffers": ("refuse", "re-estimate"),
     "precision": devices.PRECISIONS,
     "ratios": ("sigmoid", "softmax"),
+    "absent": ("wait", "stop", "without"),
 }
 HEAD: dict[str, Check] = {
     "name": values.text,
@@ -98,6 +101,7 @@ HEAD: dict[str, Check] = {
     "seed": values.whole,
     "threads": partial(values.whole, least=1, most=1024),
     "timeout_s": partial(values.number, positive=True),
+    "max_change": partial(values.number, positive=True),
     **{key: partial(values.choice, options=options) for key, options in CHOICES.items()},
 }
 NET: dict[str, Check] = {
