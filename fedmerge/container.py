@@ -91,18 +91,19 @@ def encode(entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping
     return struct.pack("<Q", len(text)) + text
 
 
-def decode(head: bytes, total: int, who: str) -> Header:
+def decode(head: bytes, total: int, who: str, most: int = MAX_HEADER) -> Header:
     """Check the header of a file, and that the tensors fill the rest of it exactly.
 
     Args:
         head: the first bytes of the file, at least up to the end of its header.
         total: length of the whole file in bytes.
         who: the site or the file, for the sentences.
+        most: the longest header that is parsed, in bytes; parsed, a header takes up to fifty times its length.
 
     Raises:
         Refused: says what was expected and what came.
     """
-    size = header_size(head, total, who)
+    size = header_size(head, total, who, most)
     if len(head) < 8 + size:
         raise Refused(f"{who}: the header announces {size} bytes, got {len(head) - 8}")
     header = parse(bytes(head[8 : 8 + size]), who)
@@ -124,38 +125,44 @@ def decode(head: bytes, total: int, who: str) -> Header:
     return Header(metadata, entries)
 
 
-def header_size(head: bytes, total: int, who: str) -> int:
+def header_size(head: bytes, total: int, who: str, most: int = MAX_HEADER) -> int:
     """The length of the header that the first 8 bytes announce.
 
     Raises:
-        Refused: fewer than 8 bytes, or a header longer than the file or than `MAX_HEADER`.
+        Refused: fewer than 8 bytes, or a header longer than the file or than `most`.
     """
+    most = min(most, MAX_HEADER)
     if total < 8 or len(head) < 8:
         raise Refused(f"{who}: expected a safetensors file, got {total} bytes")
     size: int = struct.unpack("<Q", head[:8])[0]
-    if size > MAX_HEADER:
-        raise Refused(f"{who}: the header expected at most {MAX_HEADER} bytes, got {size}")
+    if size > most:
+        raise Refused(f"{who}: the header expected at most {most} bytes, got {size}")
     if size > total - 8:
         raise Refused(f"{who}: the header announces {size} bytes, got {total - 8}")
     return size
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, *, who: str = "", most: int = MAX_HEADER) -> Header:
     """The checked header of a file; no tensor is read.
+
+    Args:
+        path: the file.
+        who: from whom it came, for the sentences; the path unless given.
+        most: the longest header that is parsed, in bytes.
 
     Raises:
         Refused: names the file.
     """
-    who = str(path)
+    who = who or str(path)
     try:
         total = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(8)
             if len(head) == 8:
-                head += file.read(min(struct.unpack("<Q", head)[0], MAX_HEADER))
+                head += file.read(header_size(head, total, who, most))
     except OSError as error:
         raise Refused(f"{who}: the file cannot be read: {error.strerror}") from None
-    return decode(head, total, who)
+    return decode(head, total, who, most)
 
 
 def _entry(name: str, facts: Any, base: int, who: str) -> Entry:  # noqa: ANN401

@@ -1,6 +1,6 @@
 """What a source sends: a frozen record, and the check that it is what was agreed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from fedmerge.errors import Refused
 from fedmerge.params import Params
 
 FISHER_LABELS = ("sampled", "observed", "flat", "none")
+MOST = 1e30  # magnitude of a number of a contribution: a fusion multiplies numbers, and sums stay finite below it
+SLAB = 1 << 20  # numbers that are looked at together, so that a check needs little memory beside a large tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,9 @@ class Expected:
         ancestor: digest of the common starting weights.
         net: canonical settings of the net.
         labels: label names in channel order.
+        parent: digest of the weights that the training was to begin from.
+        settings: the task's key, which no other task has: a contribution to an earlier round has another one.
+        fisher_labels: the words that the Fisher may come with.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -88,6 +93,14 @@ class Expected:
     ancestor: str | None = None
     net: Mapping[str, Any] | None = None
     labels: tuple[str, ...] | None = None
+    parent: str | None = None
+    settings: str | None = None
+    fisher_labels: tuple[str, ...] | None = None
+
+
+def slabs(value: Tensor) -> Iterator[Tensor]:
+    """The tensor's numbers in pieces of at most `SLAB`; views where it is contiguous."""
+    return iter(value.reshape(-1).split(SLAB))
 
 
 def check(c: Contribution, expected: Expected, site: str) -> None:
@@ -112,11 +125,36 @@ def check(c: Contribution, expected: Expected, site: str) -> None:
                 raise Refused(f"{site}: net.{key} expected {want}, got {got}")
     if expected.labels is not None and c.labels != expected.labels:
         raise Refused(f"{site}: labels expected {list(expected.labels)}, got {list(c.labels)}")
+    if expected.parent is not None and c.parent != expected.parent:
+        raise Refused(f"{site}: parent expected {expected.parent}, got {c.parent}: trained from other weights")
+    if expected.settings is not None and c.settings != expected.settings:
+        raise Refused(f"{site}: settings expected {expected.settings}, got {c.settings}: made for another task")
+    if expected.fisher_labels is not None and c.fisher_labels not in expected.fisher_labels:
+        want = " or ".join(expected.fisher_labels)
+        raise Refused(f"{site}: fisher_labels expected {want}, got {c.fisher_labels}")
     if c.cases < 1:
         raise Refused(f"{site}: cases expected at least 1, got {c.cases}")
     check_tensors(c.weights, expected.shapes, "weights", site)
     check_tensors(c.fisher, {name: expected.shapes[name] for name in expected.fisher}, "fisher", site)
     check_fisher(c.fisher, site)
+
+
+def check_shapes(
+    found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], what: str, site: str
+) -> None:
+    """Refuse other names or shapes; a header is enough to tell.
+
+    Raises:
+        Refused: names site, tensor, expected, got.
+    """
+    for name in shapes:
+        if name not in found:
+            raise Refused(f"{site}: {what}['{name}'] is missing")
+    for name, shape in found.items():
+        if name not in shapes:
+            raise Refused(f"{site}: {what}['{name}'] is not expected")
+        if shape != tuple(shapes[name]):
+            raise Refused(f"{site}: {what}['{name}'] expected shape {tuple(shapes[name])}, got {shape}")
 
 
 def check_tensors(params: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str, site: str) -> None:
@@ -125,15 +163,8 @@ def check_tensors(params: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, 
     Raises:
         Refused: names site, tensor, expected, got.
     """
-    for name in shapes:
-        if name not in params:
-            raise Refused(f"{site}: {what}['{name}'] is missing")
+    check_shapes({name: tuple(value.shape) for name, value in params.items()}, shapes, what, site)
     for name, value in params.items():
-        if name not in shapes:
-            raise Refused(f"{site}: {what}['{name}'] is not expected")
-        if tuple(value.shape) != tuple(shapes[name]):
-            want, got = tuple(shapes[name]), tuple(value.shape)
-            raise Refused(f"{site}: {what}['{name}'] expected shape {want}, got {got}")
         if value.dtype != torch.float32:
             raise Refused(f"{site}: {what}['{name}'] expected torch.float32, got {value.dtype}")
         check_finite(value, f"{what}['{name}']", site)
@@ -145,9 +176,20 @@ def check_finite(value: Tensor, what: str, site: str) -> None:
     Raises:
         Refused: names site and tensor, and counts the bad values.
     """
-    bad = value.numel() - int(torch.isfinite(value).sum())
+    bad = value.numel() - sum(int(torch.isfinite(piece).sum()) for piece in slabs(value))
     if bad:
         raise Refused(f"{site}: {what} expected finite values, got {bad} that are NaN or infinite")
+
+
+def check_magnitude(value: Tensor, what: str, site: str) -> None:
+    """Refuse numbers that no trained net holds, beyond `MOST`: a merge could not be computed with them.
+
+    Raises:
+        Refused: names site and tensor.
+    """
+    most = max((piece.abs().max().item() for piece in slabs(value)), default=0.0)
+    if most > MOST:
+        raise Refused(f"{site}: {what} expected numbers up to {MOST:.0e}, got {most:.3g}")
 
 
 def check_fisher(fisher: Mapping[str, Tensor], site: str) -> None:
@@ -157,8 +199,7 @@ def check_fisher(fisher: Mapping[str, Tensor], site: str) -> None:
         Refused: names site and tensor.
     """
     for name, value in fisher.items():
-        if (value < 0).any():
-            low = value.min().item()
+        if (low := value.min().item()) < 0:
             raise Refused(f"{site}: fisher['{name}'] expected no negative value, got {low:.3g}")
     if fisher and not any(value.any() for value in fisher.values()):
         raise Refused(f"{site}: the whole Fisher is zero")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedmerge import container
-from fedmerge.contribution import FISHER_LABELS, Contribution, check_finite, check_fisher
+from fedmerge.contribution import FISHER_LABELS, Contribution, check_finite, check_fisher, check_magnitude, slabs
 from fedmerge.errors import Refused
 from fedmerge.params import Params
 
@@ -68,14 +68,20 @@ def write(c: Contribution, path: Path) -> None:
     _replace(path, to_bytes(c))
 
 
-def read(path: Path, *, max_bytes: int | None = None) -> Contribution:
+def read(path: Path, *, max_bytes: int | None = None, site: str = "") -> Contribution:
     """The contribution in a file; its tensors are memory-mapped, and writing to them leaves the file alone.
 
+    Args:
+        path: the file.
+        max_bytes: as in `from_bytes`.
+        site: from whom it came, for the sentences; the path unless given.
+
     Raises:
-        Refused: names the file; as in `from_bytes`.
+        Refused: as in `from_bytes`.
     """
-    facts, tensors = _read(_mapped(path), CONTRIBUTION, max_bytes, str(path))
-    return _contribution(facts, tensors, str(path))
+    who = site or str(path)
+    facts, tensors = _read(_mapped(path, who), CONTRIBUTION, max_bytes, who)
+    return _contribution(facts, tensors, who)
 
 
 def params_to_bytes(params: Mapping[str, Tensor]) -> bytes:
@@ -115,7 +121,7 @@ def read_model(path: Path) -> tuple[Params, dict[str, Any]]:
     Raises:
         Refused: names the file and what was wrong.
     """
-    facts, tensors = _read(_mapped(path), MODEL, None, str(path), foreign=True)
+    facts, tensors = _read(_mapped(path, str(path)), MODEL, None, str(path), foreign=True)
     facts.pop("format", None)
     return tensors, facts
 
@@ -172,9 +178,10 @@ def _read(
             array = array.astype(np.float32)  # of bytes: a copy; of a mapped file: left where it is
         value = torch.from_numpy(array).reshape(entry.shape)
         _check_tensor(name, value, who)
-        subnormal = (value != 0) & (value.abs() < _TINY)
-        if subnormal.any():  # slow on some processors, and no information
-            value[subnormal] = 0.0
+        for piece in slabs(value):
+            subnormal = (piece != 0) & (piece.abs() < _TINY)
+            if subnormal.any():  # slow on some processors, and no information
+                piece[subnormal] = 0.0
         tensors[name] = value
     return facts, tensors
 
@@ -217,6 +224,8 @@ def _contribution(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], who: 
             raise Refused(f"{who}: fisher['{name}'] expected shape {want}, got {got}")
     if bool(fisher) == (facts["fisher_labels"] == "none"):
         raise Refused(f"{who}: fisher_labels '{facts['fisher_labels']}' with {len(fisher)} Fisher tensors")
+    for full, value in tensors.items():
+        check_magnitude(value, f"'{full}'", who)
     check_fisher(fisher, who)
     return Contribution(
         site=facts["site"],
@@ -248,12 +257,12 @@ def _keys(facts: Mapping[str, Any], expected: set[str], who: str) -> None:
         raise Refused(f"{who}: the metadata's '{key[:80]}' is {'missing' if key in expected else 'unknown'}")
 
 
-def _mapped(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _mapped(path: Path, who: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The file's bytes, memory-mapped copy-on-write: what is written to them never reaches the file."""
     try:
         return np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
     except (OSError, ValueError) as error:  # ValueError: an empty file
-        raise Refused(f"{path}: the file cannot be read: {error}") from None
+        raise Refused(f"{who}: the file cannot be read: {error}") from None
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -38,4 +38,5 @@ def contribution(site="north", **changes):
 def expected(**changes):
     """What the campaign expects of it."""
     c = contribution()
-    return dataclasses.replace(Expected(SHAPES, FISHER, c.ancestor, c.net, c.labels), **changes)
+    agreed = Expected(SHAPES, FISHER, c.ancestor, c.net, c.labels, c.parent, c.settings, ("sampled", "flat"))
+    return dataclasses.replace(agreed, **changes)

@@ -26,12 +26,13 @@ def one_bad(shape, value):
 def test_what_was_agreed_passes():
     """And what is None is not asked for."""
     check(contribution(), expected(), "north")
-    check(contribution(ancestor="x", net={}, labels=()), expected(ancestor=None, net=None, labels=None), "north")
+    anything = expected(ancestor=None, net=None, labels=None, parent=None, settings=None, fisher_labels=None)
+    check(contribution(ancestor="x", net={}, labels=(), parent="y", settings="z"), anything, "north")
 
 
 def test_a_withheld_fisher_passes_where_none_is_expected():
     """Rule mean needs none."""
-    check(contribution(fisher={}, fisher_labels="none"), expected(fisher=()), "north")
+    check(contribution(fisher={}, fisher_labels="none"), expected(fisher=(), fisher_labels=("none",)), "north")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,9 @@ def test_a_withheld_fisher_passes_where_none_is_expected():
         (contribution(labels=("organ", "Lesion")), r"labels expected \['organ', 'lésion'\], got \['organ', 'Lesion'\]"),
         (contribution(cases=0), "cases expected at least 1, got 0"),
         (contribution(site="south"), "site expected 'north', got 'south'"),
+        (contribution(parent="sha256:0"), "parent expected sha256:b*, got sha256:0: trained from other weights"),
+        (contribution(settings="old"), "settings expected sha256:c*, got old: made for another task"),
+        (contribution(fisher_labels="observed"), "fisher_labels expected sampled or flat, got observed"),
     ],
 )  # fmt: skip
 def test_what_was_not_agreed_is_refused(came, sentence):

@@ -280,6 +280,8 @@ ATTACKS = {
     "a weight that is infinite": (with_number("weights/head.weight", float("inf")), "head.weight' expected finite"),
     "a Fisher that is NaN": (with_number("fisher/stem.bias", float("nan")), "'fisher/stem.bias' expected finite"),
     "a Fisher that is negative": (with_number("fisher/stem.bias", -1e-9), "fisher.'stem.bias'. expected no negative"),
+    "a Fisher of 1e38": (with_number("fisher/stem.bias", 1e38), "'fisher/stem.bias' expected numbers up to 1e.30"),
+    "a weight of -1e31": (with_number("weights/stem.bias", -1e31), "'weights/stem.bias' expected numbers up to 1e.30"),
     "a Fisher of zeros": (
         put_together(HEADER, bytes(FISHER_END) + TENSORS[FISHER_END:]),
         "the whole Fisher is zero",
@@ -366,6 +368,16 @@ def test_bad_files_are_refused_with_their_path(tmp_path):
                            ("double", "'w' expected dtype F32, got F64")]:  # fmt: skip
         with pytest.raises(Refused, match=sentence):
             wire.read_model(tmp_path / name)
+
+
+def test_a_file_is_refused_by_its_sender_and_a_header_by_the_readers_own_limit(tmp_path):
+    """Where a site's name is given it stands in the place of the path; a header may be held to fewer bytes."""
+    path = tmp_path / "c"
+    path.write_bytes(GOOD[:-3])
+    with pytest.raises(Refused, match=r"^north: the header describes"):
+        wire.read(path, site="north")
+    with pytest.raises(Refused, match=r"^north: the header expected at most 64 bytes, got \d{3,}"):
+        container.read_header(path, who="north", most=64)
 
 
 def test_a_file_that_is_replaced_is_seen_whole(tmp_path):
