@@ -100,7 +100,8 @@ class Expected:
 
 def slabs(value: Tensor) -> Iterator[Tensor]:
     """The tensor's numbers in pieces of at most `SLAB`; views where it is contiguous."""
-    return iter(value.reshape(-1).split(SLAB))
+    flat = value.reshape(-1)
+    return (flat[start : start + SLAB] for start in range(0, flat.numel(), SLAB))
 
 
 def check(c: Contribution, expected: Expected, site: str) -> None:
