@@ -40,21 +40,21 @@ class Place:
         return f"{self.method.name.replace(':', '-')}-seed{self.seed}-chain{self.chain}-n{self.cases}"
 
 
-def near(ground: Ground, place: Place, task: tasks.Row, mix: Mix | None, logits: Params) -> Part:
-    """The target fits beside its data and returns the logits."""
+def near(ground: Ground, place: Place, task: tasks.Row, like: dict[str, tuple[int, ...]]) -> Part:
+    """The target fits beside its data and returns the logits, which have the shapes `like`; none: nothing is merged."""
     name = f"{task.key}-adapted"
     if (phase := ground.store.phase(name)) is not None:
         return phase
     answer = yield Ask(place.target, "train.adapt", tasks.to_table(task), what="adaptation")
     told = tasks.from_table(tasks.Adapted, answer.task, place.target)
-    if mix is not None:
+    if like:
         sent = wire.params_from_bytes(answer.need("logits", place.target), site=place.target)
-        if {n: v.shape for n, v in sent.items()} != {n: v.shape for n, v in logits.items()}:
+        if {n: tuple(v.shape) for n, v in sent.items()} != like:
             raise Refused(
-                f"{place.target}: logits expected the groups {sorted(logits)[:3]}..., got {sorted(sent)[:3]}..."
+                f"{place.target}: logits expected the groups {sorted(like)[:3]}..., got {sorted(sent)[:3]}..."
             )
         ground.store.keep_blob(f"{task.key}-logits", answer.payload["logits"])
-    phase = {**dataclasses.asdict(told), "logits": mix is not None}
+    phase = {**dataclasses.asdict(told), "logits": bool(like)}
     ground.store.keep_phase(name, phase)
     return phase
 

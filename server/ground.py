@@ -1,5 +1,7 @@
 """What a campaign stands on once the sites have answered: their nets, the partition, the common ancestor."""
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,33 +12,76 @@ from fedmerge.errors import ConfigError, Refused
 from fedmerge.params import Params
 from server import inbound
 from server.plan import Plan
+from server.record import Witness
 from server.store import Store
+
+log = logging.getLogger("fedmerge")
 
 
 @dataclass(frozen=True)
 class Made:
-    """A contribution that is there: the record, and the name by which a target knows its bytes."""
+    """A contribution that is there. Its numbers stay on disk, and are mapped anew by whoever looks at them.
 
-    contribution: Contribution
+    Attributes:
+        site: whose it is.
+        path: where it lies.
+        name: the name by which a target knows its bytes.
+        change: how far its training moved P and the norm parameters; None where the start is not known here.
+    """
+
+    site: str
     path: Path
     name: str
+    change: float | None = None
+
+    def open(self) -> Contribution:
+        """The contribution, memory-mapped; what was mapped goes with the record."""
+        return wire.read(self.path, site=self.site)
 
     def body(self, net: tasks.Net) -> Params:
         """P and the norm parameters: what the next site of a chain starts from."""
-        return params.split(self.contribution.weights, {*net.fusable, *net.norms})[0]
+        return params.split(self.open().weights, {*net.fusable, *net.norms})[0]
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The plan, the store and the sites of one campaign; `made` fills up while the sources train."""
+    """The plan, the store and the sites of one campaign; `made` and `left` fill up while the sources train.
+
+    Attributes:
+        plan: the campaign.
+        store: where its contributions and finished phases lie.
+        sites: what each site said of itself.
+        nets: the net of each site.
+        given: the files that stand for a source's training.
+        made: (chain, site) -> the contribution.
+        left: (chain, site) -> why the campaign goes on without this source; chain None: in all chains.
+        ancestors: chain -> what its sites start from.
+        witness: writes into the server's audit log.
+    """
 
     plan: Plan
     store: Store
     sites: dict[str, tasks.Description]
     nets: dict[str, tasks.Net]
-    given: dict[str, Contribution]
+    given: dict[str, Path]
     made: dict[tuple[int, str], Made] = field(default_factory=dict)
+    left: dict[tuple[int | None, str], str] = field(default_factory=dict)
     ancestors: dict[int, Params] = field(default_factory=dict)
+    witness: Witness = field(default_factory=Witness)
+
+    def sources(self, chain: int) -> tuple[str, ...]:
+        """The sources whose contribution is there, in the order of the plan."""
+        return tuple(name for name in self.plan.sources if (chain, name) in self.made)
+
+    def why(self, chain: int, site: str) -> str:
+        """Why the campaign goes on without a source; an empty text where it takes part."""
+        return self.left.get((chain, site)) or self.left.get((None, site), "")
+
+    def leave(self, site: str, reason: str, chain: int | None = None) -> None:
+        """Go on without a source, in one chain or in all."""
+        self.left[chain, site] = reason
+        log.warning("%s is left out: %s", site, reason)
+        self.witness.note(site, "left out", reason)
 
     def ancestor(self, chain: int) -> Params:
         """What every site of a chain starts from: P and the norm parameters, of the plan's file or fresh."""
@@ -60,8 +105,21 @@ class Ground:
         return partition.kernel_axes(like)
 
 
-def lay(plan: Plan, store: Store, told: dict[str, Any]) -> Ground:
+def lay(
+    plan: Plan,
+    store: Store,
+    told: Mapping[str, Any],
+    absent: Mapping[str, str] | None = None,
+    witness: Witness | None = None,
+) -> Ground:
     """Check the sites' descriptions against the plan and each other, and divide the net.
+
+    Args:
+        plan: the campaign.
+        store: where it keeps what it makes.
+        told: site -> its description.
+        absent: sources that the campaign goes on without, with the reason of each.
+        witness: writes into the server's audit log.
 
     Raises:
         ConfigError: roles differ, a deployment's plan holds a hospital's tables, labels of two sites disagree in their
@@ -69,7 +127,12 @@ def lay(plan: Plan, store: Store, told: dict[str, Any]) -> Ground:
         Refused: a stored contribution does not fit.
     """
     sites = {name: tasks.from_table(tasks.Description, table, name) for name, table in told.items()}
-    given = {m.name: inbound.read_given(m.contribution, m.name) for m in plan.members if m.contribution is not None}
+    given = {m.name: m.contribution for m in plan.members if m.contribution is not None}
+    outside: dict[str, tuple[int, tuple[str, ...]]] = {}
+    for name, path in given.items():
+        found = inbound.read_given(path, name)
+        if name not in sites:
+            outside[name] = (len(found.channels), found.labels)
     for member in plan.members:
         site = sites.get(member.name)
         if site is None:
@@ -84,9 +147,13 @@ def lay(plan: Plan, store: Store, told: dict[str, Any]) -> Ground:
             )
         if site.role == "source" and not site.train:
             raise ConfigError(f"{site.site}: expected training cases, got none")
-    outside = {name: (len(c.channels), c.labels) for name, c in given.items() if name not in sites}
     insides = {name: (len(site.channels), site.labels) for name, site in sites.items()}
-    return Ground(plan, store, sites, divide(plan, {**insides, **outside}), given)
+    ground = Ground(
+        plan, store, sites, divide(plan, {**insides, **outside}), given, witness=witness or Witness(campaign=plan.name)
+    )
+    for name, reason in (absent or {}).items():
+        ground.leave(name, reason)
+    return ground
 
 
 def divide(plan: Plan, sites: dict[str, tuple[int, tuple[str, ...]]]) -> dict[str, tasks.Net]:

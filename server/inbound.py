@@ -1,14 +1,18 @@
-"""Bytes from a site become a checked contribution, or a refusal that names site, tensor, expected and got."""
+"""A file from a site becomes a checked contribution, or a refusal that names site, tensor, expected and got.
+
+Its numbers are looked at where they lie, a million at a time, so that a check takes no more memory than that: the size
+is bounded by what the net needs, then the header's length, then names and shapes, and only then a number is read.
+"""
 
 import hashlib
-from collections.abc import Iterable
+import math
 from pathlib import Path
 
-from fedmerge import nets, params, tasks, wire
-from fedmerge.contribution import Contribution, Expected, check
+from fedmerge import container, nets, params, tasks, wire
+from fedmerge.contribution import Contribution, Expected, check, check_shapes
 from fedmerge.errors import ConfigError, Refused
 
-SLACK = 1 << 20  # header and settings: bytes beyond those of the tensors
+SLACK = 1 << 16  # bytes of a header beyond names, shapes and places: the net's settings, labels, spaces
 
 
 def read_given(path: Path, site: str) -> Contribution:
@@ -20,14 +24,22 @@ def read_given(path: Path, site: str) -> Contribution:
     """
     if not path.exists():
         raise ConfigError(f"{site}: there is no contribution {path}")
-    found = wire.from_bytes(path.read_bytes(), site=site)
+    found = wire.read(path, site=site)
     if found.site != site:
         raise Refused(f"{site}: expected this site's contribution in {path.name}, got that of '{found.site}'")
     return found
 
 
-def expected(net: tasks.Net, ancestor: str, *, fisher: bool = True) -> Expected:
-    """What a contribution of this net has to hold."""
+def expected(
+    net: tasks.Net,
+    ancestor: str,
+    *,
+    fisher: bool = True,
+    parent: str | None = None,
+    settings: str | None = None,
+    fisher_labels: tuple[str, ...] | None = None,
+) -> Expected:
+    """What a contribution of this net has to hold; the last three: as `Expected` has them."""
     like = nets.on_meta(net.settings, in_channels=net.in_channels, out_channels=net.out_channels)
     shapes = params.shapes(like)
     wanted = {*net.fusable, *net.norms} if fisher else set()
@@ -37,29 +49,51 @@ def expected(net: tasks.Net, ancestor: str, *, fisher: bool = True) -> Expected:
         ancestor=ancestor,
         net=nets.canonical(net.settings, in_channels=net.in_channels, out_channels=net.out_channels),
         labels=net.labels,
+        parent=parent,
+        settings=settings,
+        fisher_labels=fisher_labels,
     )
 
 
-def accept(data: bytes, want: Expected, site: str) -> Contribution:
-    """Open what a site sent; its size is bounded by what the net needs before anything is parsed.
+def limits(want: Expected) -> tuple[int, int]:
+    """The longest contribution, and the longest header of one, that a net needs, in bytes."""
+    tensors = {f"weights/{name}": shape for name, shape in want.shapes.items()}
+    tensors |= {f"fisher/{name}": want.shapes[name] for name in want.fisher}
+    ours = container.encode({name: ("F32", shape) for name, shape in tensors.items()}, {})
+    header = 2 * len(ours) + SLACK  # others may write more spaces than we do
+    return 4 * sum(math.prod(shape) for shape in tensors.values()) + header, header
+
+
+def check_size(size: int, want: Expected, site: str) -> None:
+    """Refuse more bytes than the net needs, before any of them is looked at.
+
+    Raises:
+        Refused: names site, expected and got.
+    """
+    most, _ = limits(want)
+    if size > most:
+        raise Refused(f"{site}: a contribution expected at most {most} bytes, got {size}")
+
+
+def accept(path: Path, want: Expected, site: str) -> Contribution:
+    """Open what a site sent; its tensors stay in the file, mapped.
 
     Raises:
         Refused: as the format or the check says.
     """
-    floats = sum(_count(shape) for shape in want.shapes.values())
-    floats += sum(_count(want.shapes[name]) for name in want.fisher)
-    found = wire.from_bytes(data, max_bytes=4 * floats + SLACK, site=site)
+    check_size(path.stat().st_size, want, site)
+    _, most = limits(want)
+    header = container.read_header(path, who=site, most=most)
+    tensors = {name: entry.shape for name, entry in header.entries.items()}
+    for part, shapes in (("weights", want.shapes), ("fisher", {name: want.shapes[name] for name in want.fisher})):
+        inside = {n.removeprefix(f"{part}/"): s for n, s in tensors.items() if n.startswith(f"{part}/")}
+        check_shapes(inside, shapes, part, site)
+    found = wire.read(path, site=site)
     check(found, want, site)
     return found
 
 
-def name_of(data: bytes) -> str:
-    """The name by which others refer to these bytes: their SHA-256."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def _count(shape: Iterable[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+def name_of(path: Path) -> str:
+    """The name by which others refer to the bytes of a file: their SHA-256."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

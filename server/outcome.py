@@ -2,11 +2,13 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 from fedmerge import evaluation, tasks
 from server.ground import Ground
-from server.rows import Outcome
+from server.holding import Change, told
+from server.merging import Outcome
 
 
 def mean_of(cases: list[tasks.CaseScore]) -> float | None:
@@ -55,7 +57,11 @@ def resolved(ground: Ground) -> dict[str, Any]:
 
 
 def assemble(
-    ground: Ground, outcomes: list[Outcome], forgotten: list[dict[str, Any]], traffic: list[dict[str, Any]]
+    ground: Ground,
+    outcomes: list[Outcome],
+    forgotten: list[dict[str, Any]],
+    traffic: list[dict[str, Any]],
+    changes: Sequence[Change] = (),
 ) -> dict[str, Any]:
     """Everything in one table, rows in the order in which they were asked for."""
     return {
@@ -67,7 +73,18 @@ def assemble(
              "test": s.test, "disjoint_by": "patient" if s.by_patient else "case"}
             for s in ground.sites.values()
         ],
-        "rows": [stage for outcome in outcomes for stage in outcome.stages],
+        "left_out": [
+            {"site": site, "chain": chain, "reason": reason} for (chain, site), reason in ground.left.items()
+        ],
+        "changes": [
+            {"site": c.site, "chain": c.chain, "change": c.change, "times": told(c.times), "verdict": c.verdict}
+            for c in changes
+        ],
+        "rows": [
+            stage | {"contributions": {made.site: made.name for made in outcome.made}}
+            for outcome in outcomes
+            for stage in outcome.stages
+        ],
         "ratios": [outcome.ratios for outcome in outcomes if outcome.ratios],
         "forgetting": forgotten,
         "traffic": traffic,

@@ -39,16 +39,44 @@ class Store:
     earlier: Path | None = None
 
     def contribution(self, name: str, *, own: bool = True, reuse: bool = True) -> Path | None:
-        """The file of a contribution, of this run (`own`) or the earlier one (`reuse`), as its site lets it be used."""
-        for folder in (self.folder if own else None, self.earlier if reuse else None):
-            if folder and (path := folder / "contributions" / f"{name}.safetensors").exists():
-                return path
+        """The file of a contribution, of this run (`own`) or of an earlier one (`reuse`), as its site lets it be used.
+
+        What is found at the earlier run gets a second place in this run's folder `reused`, so that a later run finds
+        it here, whatever runs came before.
+        """
+        file = f"{name}.safetensors"
+        if own and (path := self.folder / "contributions" / file).exists():
+            return path
+        if not reuse:
+            return None
+        if (path := self.folder / "reused" / file).exists():
+            return path
+        for place in ("contributions", "reused"):
+            if self.earlier and (found := self.earlier / place / file).exists():
+                return _second_place(found, path)
         return None
 
-    def keep_contribution(self, name: str, data: bytes) -> Path:
-        """Store the bytes as they came."""
-        path = self.folder / "contributions" / f"{name}.safetensors"
+    def arrived(self, name: str, data: bytes | Path) -> Path:
+        """What came as a file, which nobody takes for a contribution before `keep_contribution` has put it there.
+
+        Args:
+            name: the key of the task.
+            data: the bytes as they came, or the file that they were received into.
+        """
+        if isinstance(data, Path):
+            return data
+        path = self.folder / "incoming" / f"{name}.came"
         write(path, data)
+        return path
+
+    def keep_contribution(self, name: str, data: bytes | Path) -> Path:
+        """Store the bytes as they came; of a file in `incoming`, the file itself."""
+        path = self.folder / "contributions" / f"{name}.safetensors"
+        if isinstance(data, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data.replace(path)
+        else:
+            write(path, data)
         return path
 
     def phase(self, name: str) -> dict[str, Any] | None:
@@ -70,3 +98,15 @@ class Store:
     def keep_blob(self, name: str, data: bytes) -> None:
         """Store the tensors of a phase."""
         write(self.blob(name), data)
+
+
+def _second_place(found: Path, path: Path) -> Path:
+    """The same file under another name as well; where the disk allows no second name, a copy."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.hardlink_to(found)
+    except FileExistsError:
+        pass
+    except OSError:
+        write(path, found.read_bytes())
+    return path

@@ -14,17 +14,18 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedmerge import fusion, params, tasks, wire
+from fedmerge import fusion, tasks
 from fedmerge.errors import ConfigError
+from server import forgetting, holding, rows, training
 from server import plan as plans
-from server import rows, training
 from server.adaptation import Place
-from server.exchange import Ask, Conversation, Exchange
+from server.exchange import Conversation, Exchange
 from server.ground import Ground, lay
-from server.outcome import assemble, mean_of
+from server.holding import Change
+from server.merging import Outcome
+from server.outcome import assemble
 from server.plan import Plan
-from server.rows import Outcome
-from server.store import Store, key
+from server.store import Store
 
 log = logging.getLogger("fedmerge")
 
@@ -83,12 +84,12 @@ class FedMerge(Strategy):
         try:
             ground = self._roll_call(exchange)
             self.places(ground)  # impossible rows are told before anything is trained
-            self._train(ground, exchange)
+            changes = self._train(ground, exchange)
             outcomes = self._rows(ground, exchange)
             forgotten = self._forgetting(ground, exchange, outcomes)
         finally:
             self.store.keep_phase("traffic", {"lines": exchange.traffic})
-        self.results = assemble(ground, outcomes, forgotten, exchange.traffic)
+        self.results = assemble(ground, outcomes, forgotten, exchange.traffic, changes)
         log.info("the campaign took %.1f s", time.monotonic() - began)
         return Result()
 
@@ -124,8 +125,11 @@ class FedMerge(Strategy):
                 if want != got:
                     raise ConfigError(f"'pooled' for {target}: expected {want} image channels at {source}, got {got}")
 
-    def _train(self, ground: Ground, exchange: Exchange) -> None:
-        """Phase one: the sources, and beside them what `pooled` needs; then the target gets what it starts from."""
+    def _train(self, ground: Ground, exchange: Exchange) -> list[Change]:
+        """Phase one: the sources, and beside them what `pooled` needs; then the target gets what it starts from.
+
+        What the sources made is judged before anybody else sees it.
+        """
         kinds = {method.sources for method in self.methods}
         conversations: list[Conversation] = []
         for chain in self.chains:
@@ -134,6 +138,9 @@ class FedMerge(Strategy):
             if "pooled" in kinds:
                 conversations += [training.pooled(ground, chain, t) for t in self.plan.targets]
         exchange.converse(conversations, self.at_once)
+        if kinds & {"one", "all"}:
+            training.settle(ground, self.chains)
+        changes = holding.judge(ground)
         near = self.plan.fit == "near"
         exchange.converse(
             [
@@ -152,6 +159,7 @@ class FedMerge(Strategy):
             ],
             self.at_once,
         )
+        return changes
 
     def places(self, ground: Ground) -> list[Place]:
         """The table's rows, in the order in which they run.
@@ -180,59 +188,10 @@ class FedMerge(Strategy):
 
     def _forgetting(self, ground: Ground, exchange: Exchange, outcomes: list[Outcome]) -> list[dict[str, Any]]:
         """Somebody's P with a source's own S on that source's test cases, where the source takes it in."""
-        lines: list[dict[str, Any]] = []
-        willing = [
-            name for name in self.plan.sources
-            if name in ground.sites and ground.sites[name].receive_fused
-            and ground.sites[name].test + ground.sites[name].validate
-        ]  # fmt: skip
-        merged = [o for o in outcomes if o.fused is not None]
-        work = []
-        for task in willing:
-            for (chain, name), made in ground.made.items():
-                if name.startswith(training.POOLED) or (chain, task) not in ground.made:
-                    continue
-                # another source's own model is shown to a source in a simulation only
-                if name == task or ground.sites[task].simulation:
-                    columns = {"weights": name, "task": task, "seed": self.seeds[0], "chain": chain,
-                               "target_cases": merged[0].place.cases if merged else self.target_cases}  # fmt: skip
-                    body = params.split(made.contribution.weights, ground.nets[task].fusable)[0]
-                    lines.append(columns)
-                    work.append(self._forget(ground, task, chain, body, columns))
-            for outcome in merged:
-                place = outcome.place
-                columns = {"weights": place.method.name, "task": task, "seed": place.seed, "chain": place.chain,
-                           "target_cases": place.cases}  # fmt: skip
-                if len(self.plan.targets) > 1:
-                    columns["target"] = place.target
-                lines.append(columns)
-                work.append(self._forget(ground, task, place.chain, outcome.fused or {}, columns))
+        cases = next((outcome.place.cases for outcome in outcomes if outcome.fused), self.target_cases)
+        lines, work = forgetting.conversations(ground, outcomes, self.seeds[0], cases)
         exchange.converse(work, self.at_once)
         return sorted(lines, key=lambda line: (line["chain"], line["seed"], line["task"]))
-
-    def _forget(
-        self,
-        ground: Ground,
-        site: str,
-        chain: int,
-        body: params.Params,
-        line: dict[str, Any],
-    ) -> Conversation:
-        own = ground.made[chain, site]
-        weights = {**own.contribution.weights, **body}
-        plan = self.plan
-        task = tasks.Score(
-            ground.nets[site], ground.sites[site].channels, plan.name, plan.threads, plan.buffers, plan.precision
-        )
-        table = {**tasks.to_table(task), "threads": 0, "campaign": ""}
-        name = key(site=site, weights=params.digest(weights), data=ground.sites[site].data, **table)
-        phase = self.store.phase(name)
-        if phase is None:
-            payload = {"weights": wire.params_to_bytes(weights)}
-            answer = yield Ask(site, "evaluate.score", tasks.to_table(task), payload, "forgetting")
-            phase = answer.task
-            self.store.keep_phase(name, phase)
-        line["dice"] = mean_of(phase["cases"] or [])
 
     def summary(self) -> None:
         """Log the plan in one line."""

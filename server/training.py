@@ -1,28 +1,36 @@
-"""The first phase as conversations: sources train in a chain or side by side, `pooled` on all their cases at once."""
+"""The first phase as conversations: sources train in a chain or side by side, `pooled` on all their cases at once.
+
+A contribution that is refused is asked for once more: a site has it on its disk, and a link may have broken it. A
+source that is absent, or refused twice, is left out where the plan says so, and stops the campaign where it does not.
+"""
 
 import logging
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
 from fedmerge import params, tasks, wire
-from fedmerge.contribution import Contribution
+from fedmerge.contribution import Expected
+from fedmerge.errors import Absent, CampaignStopped, Refused
 from fedmerge.params import Params
-from server import inbound
-from server.exchange import Ask, Conversation
+from server import holding, inbound
+from server.exchange import Answer, Ask, Conversation
 from server.ground import Ground, Made
 from server.store import key
 
 log = logging.getLogger("fedmerge")
 
 POOLED = "pooled"
+TRIES = 2
 
 
 def chain(ground: Ground, number: int) -> Conversation:
-    """Each source starts from the one before it; the first from the ancestor."""
+    """Each source starts from the one before it that took part; the first from the ancestor."""
     start = ground.ancestor(number)
     for name in ground.plan.sources:
         yield from source(ground, name, number, start)
-        start = ground.made[number, name].body(ground.nets[name])
+        if (made := ground.made.get((number, name))) is not None:
+            start = made.body(ground.nets[name])
 
 
 def side_by_side(ground: Ground, number: int) -> list[Conversation]:
@@ -36,17 +44,47 @@ def sources(ground: Ground, number: int) -> list[Conversation]:
 
 
 def source(ground: Ground, name: str, number: int, start: Params) -> Conversation:
-    """One source: a stored contribution where there is one, else the site trains."""
-    net, plan = ground.nets[name], ground.plan
-    ancestor = params.digest(ground.ancestor(number))
-    want = inbound.expected(net, ancestor)
-    if name in ground.given:
-        given = next(m.contribution for m in plan.members if m.name == name)
-        assert given is not None  # noqa: S101 - `given` lists the members that have one
-        ground.made[number, name] = _made(inbound.accept(given.read_bytes(), want, name), given)
-        log.info("%s: contribution %s taken as given", name, given.name)
+    """One source: a stored contribution where there is one, else the site trains; or the campaign goes on without."""
+    if since := holding.words(ground.store.folder)["left-out"].get(name):
+        ground.leave(name, f"left out by the coordinator on {since}")
+    if ground.why(number, name):
         return
-    site = ground.sites[name]
+    if name in ground.given:
+        _given(ground, name, number, start)
+        return
+    try:
+        yield from _trained(ground, name, number, start)
+    except (Absent, Refused) as error:
+        if ground.plan.absent != "without":
+            raise
+        ground.leave(name, str(error), number)
+
+
+def settle(ground: Ground, chains: tuple[int, ...]) -> None:
+    """Once the sources have trained: is there enough to go on with?
+
+    Raises:
+        CampaignStopped: a chain has lost all its sources; names each with its reason.
+    """
+    for number in chains:
+        if ground.plan.sources and not ground.sources(number):
+            reasons = "; ".join(f"{name}: {ground.why(number, name)}" for name in ground.plan.sources)
+            raise CampaignStopped(f"chain {number} has no source left: {reasons}")
+
+
+def _given(ground: Ground, name: str, number: int, start: Params) -> None:
+    """A file of the coordinator's stands for the source's training."""
+    path = ground.given[name]
+    ancestor = ground.ancestor(number)
+    found = inbound.accept(path, inbound.expected(ground.nets[name], params.digest(ancestor)), name)
+    known = {params.digest(weights): weights for weights in (ancestor, start)}
+    change = holding.change(found.weights, known[found.parent]) if found.parent in known else None
+    ground.made[number, name] = Made(name, path, inbound.name_of(path), change)
+    log.info("%s: contribution %s taken as given", name, path.name)
+
+
+def _trained(ground: Ground, name: str, number: int, start: Params) -> Conversation:
+    net, plan, site = ground.nets[name], ground.plan, ground.sites[name]
     task = tasks.Contribute(
         key="",
         campaign=plan.name,
@@ -56,19 +94,21 @@ def source(ground: Ground, name: str, number: int, start: Params) -> Conversatio
         seed=_seed(plan.seed, number, name),
         fisher=plan.train.fisher,
         fisher_cases=plan.train.fisher_cases,
-        ancestor=ancestor,
+        ancestor=params.digest(ground.ancestor(number)),
         parent=params.digest(start),
         threads=plan.threads,
         buffers=plan.buffers,
         precision=plan.precision,
     )
     task = replace(task, key=key(data=site.data, **{**tasks.to_table(task), "campaign": "", "threads": 0}))
-    yield from _train(ground, task, name, name, "train.contribute", wire.params_to_bytes(start))
+    yield from _train(ground, task, name, name, "train.contribute", start)
 
 
 def pooled(ground: Ground, number: int, target: str) -> Conversation:
     """Simulation only: one net with the target's labels, on all sources' cases, for the sum of their steps."""
     net, plan = ground.nets[target], ground.plan
+    if any(name not in ground.sites for name in plan.sources):
+        return  # its row says so
     start = ground.ancestor(number)
     settings = plan.train.settings(1)
     settings["steps"] = sum(plan.train.length(ground.sites[name].train) for name in plan.sources)
@@ -89,30 +129,65 @@ def pooled(ground: Ground, number: int, target: str) -> Conversation:
     )
     data = {name: ground.sites[name].data for name in (*plan.sources, target)}
     task = replace(task, key=key(data=data, **{**tasks.to_table(task), "campaign": "", "threads": 0}))
-    yield from _train(ground, task, target, f"{POOLED}:{target}", "train.pooled", wire.params_to_bytes(start))
+    yield from _train(ground, task, target, f"{POOLED}:{target}", "train.pooled", start)
 
 
-def _train(ground: Ground, task: tasks.Contribute, site: str, name: str, kind: str, start: bytes) -> Conversation:
+def _train(ground: Ground, task: tasks.Contribute, site: str, name: str, kind: str, start: Params) -> Conversation:
+    """The contribution of a task: stored already, or asked for."""
     pool = kind == "train.pooled"
-    want = inbound.expected(task.net, task.ancestor, fisher=not pool)
-    who = POOLED if pool else site
+    want = inbound.expected(
+        task.net,
+        task.ancestor,
+        fisher=not pool,
+        parent=task.parent,
+        settings=task.key,
+        fisher_labels=("none",) if pool else (task.fisher, "flat"),
+    )
     policy = ground.sites[site].reuse
     path = ground.store.contribution(task.key, own=policy != "never", reuse=policy == "consortium")
     if path is None:
-        answer = yield Ask(site, kind, tasks.to_table(task), {"start": start}, "contribution")
-        data = answer.need("contribution", site)
-        contribution = inbound.accept(data, want, who)
-        path = ground.store.keep_contribution(task.key, data)
-        told = tasks.from_table(tasks.Trained, answer.task, site)
-        log.info("%s: trained %d steps on %d cases in %.1f s", name, told.steps, told.cases, told.seconds)
+        path = yield from _asked(ground, task, site, kind, wire.params_to_bytes(start), want)
     else:
-        contribution = inbound.accept(path.read_bytes(), want, who)
         log.info("%s: contribution taken from the store", name)
-    ground.made[task.chain, name] = _made(contribution, path)
+    who = POOLED if pool else site
+    change = holding.change(inbound.accept(path, want, who).weights, start)
+    ground.made[task.chain, name] = Made(who, path, inbound.name_of(path), change)
 
 
-def _made(contribution: Contribution, path: Path) -> Made:
-    return Made(contribution, path, inbound.name_of(path.read_bytes()))
+def _asked(
+    ground: Ground, task: tasks.Contribute, site: str, kind: str, start: bytes, want: Expected
+) -> Generator[Ask, Answer, Path]:
+    """Ask for a contribution, once more where it is refused; what is good is kept as it came.
+
+    Raises:
+        Refused: twice; what came is not kept.
+    """
+    for attempt in range(1, TRIES + 1):
+        answer = yield Ask(site, kind, tasks.to_table(task), {"start": start}, "contribution")
+        try:
+            return _taken(ground, task, site, answer, want)
+        except Refused as error:
+            ground.witness.refused(site, "contribution", str(error))
+            if attempt == TRIES:
+                raise
+            log.warning("%s; asked once more", error)
+    raise AssertionError  # the last attempt returns or raises
+
+
+def _taken(ground: Ground, task: tasks.Contribute, site: str, answer: Answer, want: Expected) -> Path:
+    """The place of a contribution in the store, after it has been checked."""
+    who = POOLED if want.fisher == () else site
+    data = answer.need("contribution", site)
+    inbound.check_size(len(data), want, who)
+    path = ground.store.arrived(task.key, data)
+    try:
+        inbound.accept(path, want, who)
+        told = tasks.from_table(tasks.Trained, answer.task, site)
+    except Refused:
+        path.unlink()
+        raise
+    log.info("%s: trained %d steps on %d cases in %.1f s", who, told.steps, told.cases, told.seconds)
+    return ground.store.keep_contribution(task.key, path)
 
 
 def _seed(seed: int, number: int, name: str) -> int:

@@ -152,6 +152,21 @@ def zeros(mix: Mix) -> Logits:
     return {group: one.new_zeros((T, K) if mix.grain == "kernel" else (T,)) for group, K in mix.kernels.items()}
 
 
+def logit_shapes(
+    shapes: Mapping[str, tuple[int, ...]], models: int, *, grain: str, axes: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the logits of a fusion of so many models, without preparing it: group -> (T,) or (T, K).
+
+    Args:
+        shapes: name -> shape of what is fused.
+        models: T.
+        grain: as for `prepare`.
+        axes: as for `prepare`.
+    """
+    _, kernels = _groups(shapes, grain, {name: axes.get(name, 0) for name in shapes})
+    return {group: (models, K) if grain == "kernel" else (models,) for group, K in kernels.items()}
+
+
 def random_logits(mix: Mix, generator: torch.Generator) -> Logits:
     """Independent standard normal logits, drawn on the generator's device."""
     return {

@@ -1,0 +1,188 @@
+"""Weights that training moved much farther than at the other sources: held for the coordinator's word.
+
+    change_t = ||theta_t - start_t||        over P and the norm parameters
+    times_t  = change_t / median of change_s over the other sources s
+
+A single number a site: it finds weights that were scaled, replaced or trained with another rate, not a patient
+attacker. With two sources each is the other's median, and nothing tells which of them is odd; so it is reported only.
+"""
+
+import json
+import logging
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedmerge.contribution import slabs
+from fedmerge.errors import CampaignStopped, ConfigError
+from fedmerge.params import Params
+from server.ground import Ground
+from server.store import write
+
+log = logging.getLogger("fedmerge")
+
+LEAST = 3  # sources: with fewer there is no majority that could say who is odd
+WORDS, CHANGES = "words.json", "changes.json"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One source's change in one chain, and what follows of it.
+
+    Attributes:
+        site: the source.
+        chain: which independent training of the sources.
+        name: digest of the contribution's bytes.
+        change: ||theta - start||; None where the start is not known.
+        times: change over the median of the other sources'; None where there is none.
+        verdict: `"within"`, `"reported"`, `"held"`, `"released"`, or `"unknown"`.
+    """
+
+    site: str
+    chain: int
+    name: str
+    change: float | None
+    times: float | None
+    verdict: str
+
+
+def change(after: Params, before: Params) -> float:
+    """||after - before|| over the names that both have, summed in float64."""
+    total = 0.0
+    for name in after.keys() & before.keys():
+        for new, old in zip(slabs(after[name]), slabs(before[name])):
+            total += float(torch.linalg.vector_norm(new.double() - old.double()) ** 2)
+    return math.sqrt(total)
+
+
+def times(changes: Mapping[str, float]) -> dict[str, float]:
+    """Each change over the median of the others; infinite where only the others stood still."""
+    found = {}
+    for site, own in changes.items():
+        others = [value for name, value in changes.items() if name != site]
+        if others:
+            middle = statistics.median(others)
+            found[site] = own / middle if middle else (math.inf if own else 1.0)
+    return found
+
+
+def changes(ground: Ground) -> list[Change]:
+    """The change of every source in every chain, with its verdict."""
+    released = words(ground.store.folder)["released"]
+    found = []
+    for chain in sorted({number for number, _ in ground.made}):
+        made = {site: ground.made[chain, site] for site in ground.sources(chain)}
+        ratios = times({site: one.change for site, one in made.items() if one.change is not None})
+        for site, one in made.items():
+            ratio = ratios.get(site)
+            verdict = "unknown" if one.change is None else "within"
+            if ratio is not None and ratio > ground.plan.max_change:
+                held = "released" if one.name in released else "held"
+                verdict = held if len(ratios) >= LEAST else "reported"
+            found.append(Change(site, chain, one.name, one.change, ratio, verdict))
+    return found
+
+
+def judge(ground: Ground) -> list[Change]:
+    """The changes, written beside the store, or the end of the campaign until the coordinator has spoken.
+
+    Raises:
+        CampaignStopped: names the sources that are held, how far they went, and the commands that say the word.
+    """
+    found = changes(ground)
+    table = [asdict(one) | {"times": told(one.times)} for one in found]
+    write(ground.store.folder / CHANGES, json.dumps(table, indent=1).encode())
+    held = [one for one in found if one.verdict == "held"]
+    for one in found:
+        if one.verdict in ("held", "reported"):
+            log.warning("%s", sentence(one, ground.plan.max_change))
+            ground.witness.note(one.site, f"weights {one.verdict}", sentence(one, ground.plan.max_change), one.name)
+    if held:
+        run, site = run_of(ground.store.folder), held[0].site
+        raise CampaignStopped(
+            f"{'; '.join(sentence(one, ground.plan.max_change) for one in held)}: held for the coordinator's word. "
+            f"`fedmerge server release {run} {site}` takes the weights, `fedmerge server leave-out {run} {site}` goes "
+            f"on without them; then resume"
+        )
+    return found
+
+
+def sentence(one: Change, most: float) -> str:
+    """What is odd about a source, in words."""
+    far = "although the others stood still" if one.times == math.inf else f"{one.times:.3g} times as far as the median"
+    return f"{one.site}: weights that moved {far} of the other sources in chain {one.chain}, expected at most {most:g}"
+
+
+def told(ratio: float | None) -> float | None:
+    """The ratio as JSON has numbers: the largest one where it is infinite."""
+    return ratio if ratio is None or math.isfinite(ratio) else 1e308
+
+
+def run_of(folder: Path) -> str:
+    """How a command names the run of a store: by its name below a server's home, else by its folder."""
+    out = folder.parent
+    return out.parent.name if out.name == "out" and (out.parent / "run.json").exists() else str(out)
+
+
+def words(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the coordinator has said of this run: `released` digests and `left-out` sites, each with the time."""
+    path = folder / WORDS
+    said = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {"released": said.get("released", {}), "left-out": said.get("left-out", {})}
+
+
+def release(folder: Path, site: str, now: str) -> list[str]:
+    """Take the held weights of a source as they are; other weights of the same source are held again.
+
+    Args:
+        folder: the run's store.
+        site: the source.
+        now: the time that is written down.
+
+    Returns:
+        digests of the contributions that were released.
+
+    Raises:
+        ConfigError: nothing of this site is held.
+    """
+    names = [one["name"] for one in _judged(folder) if one["site"] == site and one["verdict"] == "held"]
+    if not names:
+        held = sorted({one["site"] for one in _judged(folder) if one["verdict"] == "held"})
+        raise ConfigError(f"{run_of(folder)}: no weights of {site} are held; held are {', '.join(held) or 'none'}")
+    said = words(folder)
+    said["released"] |= dict.fromkeys(names, now)
+    write(folder / WORDS, json.dumps(said, indent=1).encode())
+    return names
+
+
+def leave_out(folder: Path, site: str, now: str) -> None:
+    """Go on without a source in this run, from its next start on.
+
+    Args:
+        folder: the run's store.
+        site: the source.
+        now: the time that is written down.
+
+    Raises:
+        ConfigError: the run has no contribution of this site, or no other one.
+    """
+    there = sorted({one["site"] for one in _judged(folder)})
+    said = words(folder)
+    if site not in there:
+        known = ", ".join(there) or "(none yet)"
+        raise ConfigError(f"{run_of(folder)}: expected one of the sources {known}, got {site}")
+    if not set(there) - {site} - said["left-out"].keys():
+        raise ConfigError(f"{run_of(folder)}: {site} is the last source; a campaign needs one")
+    said["left-out"][site] = now
+    write(folder / WORDS, json.dumps(said, indent=1).encode())
+
+
+def _judged(folder: Path) -> list[dict[str, Any]]:
+    path = folder / CHANGES
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return found

@@ -1,0 +1,152 @@
+"""What a row is made of, and its merge: contributions are opened for it and closed again, the merged model is kept.
+
+A mix is as large as three bodies a source, so it is made where it is needed and not kept while a site works.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedmerge import nets, params, tasks, wire
+from fedmerge.errors import Refused
+from fedmerge.fusion import mixing, recipe
+from fedmerge.fusion.mixing import Mix
+from fedmerge.params import Params
+from server.adaptation import Place
+from server.ground import Ground, Made
+from server.training import POOLED
+
+
+@dataclass
+class Outcome:
+    """What a row came to: its stages, its ratios, what it was made of, and where the merged weights lie."""
+
+    place: Place
+    stages: list[dict[str, Any]]
+    ratios: dict[str, Any] | None = None
+    fused: Path | None = None
+    made: list[Made] = field(default_factory=list)
+
+
+def ingredients(ground: Ground, place: Place) -> list[Made]:
+    """The contributions that the row's method is made of.
+
+    Raises:
+        Refused: a source that it cannot do without was left out.
+    """
+    method, chain = place.method, place.chain
+    if method.sources == "one":
+        if (chain, str(method.site)) not in ground.made:
+            raise Refused(f"{method.site} was left out: {ground.why(chain, str(method.site))}")
+        return [ground.made[chain, str(method.site)]]
+    if method.sources == "pooled":
+        if (chain, f"{POOLED}:{place.target}") not in ground.made:
+            absent = [name for name in ground.plan.sources if name not in ground.sites]
+            raise Refused(f"'pooled' needs the cases of all sources, and {', '.join(absent)} was left out")
+        return [ground.made[chain, f"{POOLED}:{place.target}"]]
+    if method.sources == "all":
+        return [ground.made[chain, name] for name in ground.sources(chain)]
+    return []
+
+
+def logit_shapes(ground: Ground, place: Place, task: tasks.Row) -> dict[str, tuple[int, ...]]:
+    """The shapes of the logits that the target may answer with; none where nothing is merged."""
+    if place.method.sources != "all":
+        return {}
+    net = task.net
+    like = params.shapes(nets.on_meta(net.settings, in_channels=net.in_channels, out_channels=net.out_channels))
+    return mixing.logit_shapes(
+        {name: like[name] for name in net.fusable},
+        len(task.sources),
+        grain=place.method.grain,
+        axes=ground.axes(place.target),
+    )
+
+
+def mix(ground: Ground, place: Place, task: tasks.Row, made: list[Made]) -> Mix | None:
+    """What the row mixes, if it mixes."""
+    if place.method.sources != "all":
+        return None
+    given = [one.open() for one in made]
+    return recipe.mix(
+        place.method,
+        [c.weights for c in given],
+        [c.fisher for c in given],
+        task.net.fusable,
+        axes=ground.axes(place.target),
+        who=task.sources,
+    )
+
+
+def merge(ground: Ground, place: Place, task: tasks.Row, outcome: Outcome, mixed: Mix, told: str = "") -> str:
+    """Fuse with the logits that were fitted, or those that the row begins with; keep the model.
+
+    Args:
+        ground: the campaign.
+        place: the row.
+        task: the row as the target got it.
+        outcome: gets the ratios and the file.
+        mixed: what to fuse.
+        told: the digest of what the target merged, where it has done so already.
+
+    Returns:
+        the digest of the merged weights.
+
+    Raises:
+        Refused: the target merged something else.
+    """
+    logits = recipe.starting_logits(mixed, place.method, place.seed)
+    if task.adapt:
+        stored = wire.params_from_bytes(ground.store.blob(f"{task.key}-logits").read_bytes())
+        logits = {group: stored[group] for group in logits}  # in the net's order again, not the file's
+    ratios = mixing.ratios(logits, ground.plan.ratios)  # type: ignore[arg-type]  # the plan allows two words
+    fused = mixing.fuse(mixed, ratios)
+    digest = params.digest(fused)
+    if told:
+        same(place, digest, told)
+    outcome.ratios = _ratios(place, task, ratios)
+    outcome.fused = _keep(ground, place, task, fused)
+    return digest
+
+
+def same(place: Place, digest: str, told: str) -> None:
+    """The server's merged model is the target's, bit for bit.
+
+    Raises:
+        Refused: it is not.
+    """
+    if told != digest:
+        raise Refused(
+            f"{place.target}: the merged model expected digest {digest[:15]}, got {told[:15]}: "
+            f"server and target did not compute the same"
+        )
+
+
+def models(ground: Ground) -> Path:
+    """Where merged and released models lie."""
+    return ground.store.folder.parent / "models"
+
+
+def _keep(ground: Ground, place: Place, task: tasks.Row, fused: Params) -> Path:
+    info = {
+        "net": task.net.settings,
+        "in_channels": task.net.in_channels,
+        "labels": list(task.net.labels),
+        "method": place.method.name,
+        "sources": list(task.sources),
+        "contributions": list(task.digests),
+        "parameters": "fusable only: the heads and norms are the target's own",
+    }
+    path = models(ground) / place.target / f"{place.label}.fused.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wire.write_model(fused, info, path)
+    return path
+
+
+def _ratios(place: Place, task: tasks.Row, ratios: Params) -> dict[str, Any]:
+    return {
+        **place.columns,
+        "sites": list(task.sources),
+        "grain": place.method.grain,
+        "groups": {name: value.tolist() for name, value in ratios.items()},
+    }
