@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from typing import Any
 import httpx
 import tomli_w
 
-from fedmerge import campaign
+from fedmerge import campaign, surroundings
 from fedmerge.errors import CampaignStopped, ConfigError, FedmergeError
 
 log = logging.getLogger("fedmerge")
@@ -35,24 +34,8 @@ START_S = 60.0  # how long a SuperLink may take to come up on a slow machine
 
 def environment(home: Path) -> dict[str, str]:
     """The environment of every Flower process: its own home, no telemetry, no installation at run time."""
-    beside = str(Path(sys.executable).parent)
-    return os.environ | {
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "RAY_DISABLE_IMPORT_WARNING": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PATH": beside + os.pathsep + os.environ.get("PATH", ""),
-    }
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    path = surroundings.path_with(inherited=os.environ.get("PATH", ""))
+    return os.environ | surroundings.settings(home) | {"PATH": path}
 
 
 @contextlib.contextmanager
@@ -63,7 +46,7 @@ def superlink(home: Path) -> Iterator[str]:
         CampaignStopped: it did not come up.
     """
     home.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = surroundings.free_port()
     connection = {"superlink": {"default": "fedmerge", "fedmerge": {"address": f"127.0.0.1:{port}", "insecure": True}}}
     (home / "config.toml").write_text(tomli_w.dumps(connection), encoding="utf-8")
     command = [
