@@ -12,7 +12,19 @@ from fedmerge.comparison import REFERENCE, Line, grouped, last_stage
 from fedmerge.comparison import lines as table
 from fedmerge.results import STAGES, Results, read, to_json, validate
 
-__all__ = ["Line", "cells", "failures", "heading", "legend", "markdown", "read", "table", "validate", "write"]
+__all__ = [
+    "Line",
+    "cells",
+    "failures",
+    "heading",
+    "legend",
+    "markdown",
+    "read",
+    "remarks",
+    "table",
+    "validate",
+    "write",
+]
 
 FIGURES = {
     "Learning curves": ("learning_curves.png", figures.learning_curves),
@@ -50,6 +62,20 @@ def failures(lines: Iterable[Line]) -> list[str]:
     return [f"{line.method} at {line.target} failed: {error}" for line in lines for error in line.errors]
 
 
+def remarks(results: Results) -> list[str]:
+    """One sentence for each source that was left out, and for each whose weights moved much farther than usual."""
+    found = []
+    for one in results.get("left_out", []):
+        where = "" if one["chain"] is None else f" of chain {one['chain']}"
+        found.append(f"{one['site']} was left out{where}: {one['reason']}")
+    for one in results.get("changes", []):
+        if one["verdict"] in ("reported", "released"):
+            end = "; the coordinator released them" if one["verdict"] == "released" else ""
+            far = f"{one['times']:.3g} times as far as the median of the other sources'"
+            found.append(f"{one['site']}: the weights moved {far} in chain {one['chain']}{end}")
+    return found
+
+
 def legend(results: Results) -> list[str]:
     """What the reader of the table has to know, in sentences."""
     runs = {(row["seed"], row["chain"]) for row in results["rows"]}
@@ -77,7 +103,7 @@ def markdown(results: Results) -> str:
     parts = [
         f"# Results of the campaign {campaign.get('name', '')}".rstrip(),
         _grid(names, [cells(line, names) for line in lines]),
-        "\n".join(f"- {sentence}" for sentence in failures(lines)),
+        "\n".join(f"- {sentence}" for sentence in (*failures(lines), *remarks(results))),
         "\n".join(legend(results)),
         _labels(results),
         _forgetting(results),

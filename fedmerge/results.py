@@ -41,7 +41,7 @@ COUNT: Kind = (
     "a whole number of at least 0",
     lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
 )
-SECONDS: Kind = ("a number of at least 0", lambda value: _is_number(value) and value >= 0)
+AMOUNT: Kind = ("a number of at least 0", lambda value: _is_number(value) and value >= 0)
 SHARE: Kind = ("a number from 0 to 1", _is_share)
 LIST: Kind = ("a list", lambda value: isinstance(value, list))
 TABLE: Kind = ("a table", lambda value: isinstance(value, dict))
@@ -69,7 +69,7 @@ ROW: dict[str, Kind] = {
     "dice": _or_null(SHARE),
     "cases": LIST,
     "curve": LIST,
-    "seconds": SECONDS,
+    "seconds": AMOUNT,
 }
 CASE: dict[str, Kind] = {"case": TEXT, "dice": TABLE}
 RATIOS: dict[str, Kind] = {
@@ -91,6 +91,14 @@ FORGETTING: dict[str, Kind] = {
     "dice": _or_null(SHARE),
 }
 TRAFFIC: dict[str, Kind] = {"from": TEXT, "to": TEXT, "what": TEXT, "bytes": COUNT}
+LEFT_OUT: dict[str, Kind] = {"site": TEXT, "chain": _or_null(COUNT), "reason": TEXT}
+CHANGES: dict[str, Kind] = {
+    "site": TEXT,
+    "chain": COUNT,
+    "change": _or_null(AMOUNT),
+    "times": _or_null(AMOUNT),
+    "verdict": _one_of("within", "reported", "released", "unknown"),
+}
 
 
 def validate(results: Mapping[str, Any]) -> None:
@@ -108,6 +116,9 @@ def validate(results: Mapping[str, Any]) -> None:
         _check_ratios(place, fitted)
     for key, form in (("forgetting", FORGETTING), ("traffic", TRAFFIC)):
         for place, record in _each(key, results[key]):
+            _check(place, record, form)
+    for key, form in (("left_out", LEFT_OUT), ("changes", CHANGES)):  # results of older versions have neither
+        for place, record in _each(key, results.get(key, [])):
             _check(place, record, form)
 
 

@@ -79,7 +79,7 @@ class Ground:
 
     def leave(self, site: str, reason: str, chain: int | None = None) -> None:
         """Go on without a source, in one chain or in all."""
-        self.left[chain, site] = reason
+        self.left[chain, site] = reason = reason.removeprefix(f"{site}: ")
         log.warning("%s is left out: %s", site, reason)
         self.witness.note(site, "left out", reason)
 

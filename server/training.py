@@ -45,7 +45,8 @@ def sources(ground: Ground, number: int) -> list[Conversation]:
 
 def source(ground: Ground, name: str, number: int, start: Params) -> Conversation:
     """One source: a stored contribution where there is one, else the site trains; or the campaign goes on without."""
-    if since := holding.words(ground.store.folder)["left-out"].get(name):
+    since = holding.words(ground.store.folder)["left-out"].get(name)
+    if since and not ground.why(number, name):
         ground.leave(name, f"left out by the coordinator on {since}")
     if ground.why(number, name):
         return

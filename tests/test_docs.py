@@ -400,6 +400,8 @@ def test_the_profiles_of_phantoms_are_on_the_page():
         ("ratios", results.RATIOS),
         ("forgetting", results.FORGETTING),
         ("traffic", results.TRAFFIC),
+        ("left_out", results.LEFT_OUT),
+        ("changes", results.CHANGES),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

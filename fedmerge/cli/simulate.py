@@ -196,7 +196,7 @@ def _closing(out: Path) -> None:
     heading = report.heading(lines)
     cells = [report.cells(line, heading) for line in lines]
     screen.table(heading, cells, left=heading.index("method") + 1)
-    for sentence in report.failures(lines):
+    for sentence in (*report.failures(lines), *report.remarks(results)):
         screen.say(sentence)
     for sentence in report.legend(results):
         screen.say(sentence)
