@@ -34,6 +34,7 @@ FLOORS = {
     "fedmerge.schedules": 1,
     "fedmerge.evaluation": 1,
     "fedmerge.contribution": 2,
+    "fedmerge.trust": 2,
     "fedmerge.wire": 2,
     "fedmerge.tasks": 2,
     "fedmerge.transport": 2,

@@ -6,13 +6,13 @@ once.
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
 from fedmerge import __version__
-from fedmerge.cli import check, fuse, inspect, phantom, predict, screen, simulate
+from fedmerge.cli import audit, check, fuse, inspect, phantom, predict, screen, simulate
 
 __all__ = ["app", "main"]
 
@@ -34,6 +34,21 @@ for _command in (
     predict.predict,
 ):
     app.command()(_command)
+
+_Commands = tuple[Callable[..., None], ...]
+SERVER: _Commands = ()
+SITE: _Commands = ()
+AUDIT: _Commands = (audit.verify,)
+for _name, _help, _commands in (
+    ("server", "The coordinator's side of a consortium.", SERVER),
+    ("site", "A hospital's side of a consortium.", SITE),
+    ("audit", "The record of what came, what left and what was refused.", AUDIT),
+):
+    _group = typer.Typer(name=_name, help=_help, no_args_is_help=True)
+    for _member in _commands:
+        _group.command()(_member)
+    if _commands:
+        app.add_typer(_group)
 
 
 def _print_version(asked: bool) -> None:

@@ -1,0 +1,342 @@
+"""The audit log: what came, what left and what was refused, a line each, chained by hashes and signed.
+
+A line is JSON in its one canonical form. Its `previous` is the head before it, its own SHA-256 is the head after it,
+and its owner signs it. An edited, a missing or a moved line breaks the chain. What is cut off at the end breaks no
+chain: the other side finds it, because every message carries its sender's head, and the receiver writes that down
+(`peer_head`).
+"""
+
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from fedmerge.container import canonical, parse
+from fedmerge.errors import DataError, Refused
+from fedmerge.trust import dates, keys
+
+Way = Literal["in", "out", "refused", "note"]
+WAYS: tuple[str, ...] = get_args(Way)
+SERVER = "server"  # owner of the server's log, and its name as a peer in those of the sites
+PURPOSE = "audit line"
+NOTHING = "0" * 64  # the head of an empty log
+LONGEST = 500  # characters of a text; what others send is cut, so that a line stays a line
+TAIL = 64 * 2**10  # bytes; no line is longer
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line.
+
+    Attributes:
+        n: its number, from 1.
+        at: when it was written, as `dates.text` writes it, by the owner's clock.
+        owner: whose log it is: a site's name, or `SERVER`.
+        way: "in", "out", "refused" (nothing was done), or "note" (an event at home).
+        what: what came or went, in words that a reader of the log knows ("contribution", "ask train.contribute").
+        purpose: why: the phase, say.
+        size: bytes of the payload; 0: none.
+        digest: `sha256:` and the hex digest of the payload; empty: none.
+        peer: the other side: a site's name, or `SERVER`.
+        peer_head: the head of the other side's log, as its message told; empty: none was told.
+        reason: of a refusal, or more about a note.
+        campaign: the campaign it belongs to; empty: none.
+        previous: the head before this line.
+        signature: by the owner's key, over all the others.
+    """
+
+    n: int
+    at: str
+    owner: str
+    way: str
+    what: str
+    purpose: str
+    size: int
+    digest: str
+    peer: str
+    peer_head: str
+    reason: str
+    campaign: str
+    previous: str
+    signature: str
+
+    @property
+    def head(self) -> str:
+        """The head of the log that ends with this line: SHA-256 of its bytes, in hex."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+    def encode(self) -> bytes:
+        """The line's bytes, without its end."""
+        return canonical(asdict(self)).encode()
+
+    def signed(self) -> bytes:
+        """What the signature is over."""
+        return canonical({key: value for key, value in asdict(self).items() if key != "signature"}).encode()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a look at a whole log found.
+
+    Attributes:
+        path: the log.
+        owner: whose log it says to be; empty where there is no good line.
+        lines: the good ones, up to the first bad one.
+        head: after the last good line.
+        bad: number of the first bad line, from 1; 0: none.
+        reason: what is wrong with it.
+    """
+
+    path: Path
+    owner: str
+    lines: tuple[Line, ...]
+    head: str
+    bad: int = 0
+    reason: str = ""
+
+    @property
+    def sound(self) -> bool:
+        """Whether every line is good."""
+        return self.bad == 0
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """What one log knows of another one.
+
+    Attributes:
+        heads: how many of its heads were witnessed.
+        missing: the witness's lines with a head that is not in the other log: something was cut off or written anew.
+    """
+
+    heads: int
+    missing: tuple[Line, ...]
+
+
+class Log:
+    """A log that is written; threads and processes may share the file.
+
+    Args:
+        path: the file; it is made (0600) with the first line.
+        key: the owner's signing key.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, path: Path, key: Ed25519PrivateKey, owner: str, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.path, self.owner = path, owner
+        self._key, self._clock = key, clock
+        self._lock = threading.Lock()
+        self._known: tuple[int, int, str] = (0, 0, NOTHING)  # bytes, lines, head
+
+    def append(
+        self,
+        way: Way,
+        what: str,
+        purpose: str = "",
+        size: int = 0,
+        digest: str = "",
+        peer: str = "",
+        *,
+        peer_head: str = "",
+        reason: str = "",
+        campaign: str = "",
+    ) -> Line:
+        """Write one line; when this returns, it is on the disk.
+
+        Args:
+            way: "in", "out", "refused" or "note".
+            what: what came or went.
+            purpose: why.
+            size: bytes of the payload.
+            digest: `sha256:` and the hex digest of the payload.
+            peer: the other side.
+            peer_head: the head of the other side's log, as its message told.
+            reason: of a refusal.
+            campaign: the campaign it belongs to.
+
+        Raises:
+            DataError: what is there does not end with a line of a log.
+            OSError: it could not be written (a full disk); the log is as it was.
+        """
+        if way not in WAYS:
+            raise ValueError(f"way expected one of {', '.join(WAYS)}, got {way!r}")
+        texts = {"what": what, "purpose": purpose, "digest": digest, "peer": peer}
+        texts |= {"peer_head": peer_head, "reason": reason, "campaign": campaign}
+        texts = {key: _short(value) for key, value in texts.items()}
+        with self._lock, _opened(self.path) as handle:
+            size_now, n, head = self._end(handle)
+            line = Line(
+                n=n + 1, at=dates.text(self._clock()), owner=self.owner, way=way, size=int(size), previous=head,
+                signature="", **texts,
+            )  # fmt: skip
+            line = Line(**{**asdict(line), "signature": keys.sign(self._key, PURPOSE, line.signed())})
+            data = line.encode() + b"\n"
+            _write(handle, data, size_now)
+            self._known = (size_now + len(data), line.n, line.head)
+        return line
+
+    @property
+    def head(self) -> str:
+        """The head of the log as it is now; 64 zeros while it is empty."""
+        if not self.path.exists():
+            return NOTHING
+        with self._lock, _opened(self.path) as handle:
+            self._known = self._end(handle)
+            return self._known[2]
+
+    def _end(self, handle: int) -> tuple[int, int, str]:
+        """(bytes, lines, head); a line that was cut off while it was written was never told to anybody, and goes."""
+        size = os.fstat(handle).st_size
+        if size == self._known[0]:
+            return self._known
+        start = max(0, size - 2 * TAIL)
+        data = os.pread(handle, size - start, start)
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            size = start + len(whole)
+            os.ftruncate(handle, size)
+        if not whole:
+            if start:
+                raise DataError(f"{self.path} does not end with a line of an audit log")
+            return (0, 0, NOTHING)
+        try:
+            line = _read(whole[:-1].rpartition(b"\n")[2])
+        except Refused as error:
+            raise DataError(f"{self.path} does not end with a line of an audit log: {error}") from None
+        return (size, line.n, line.head)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The file, open and locked against other processes while the block runs."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)  # and with it the lock goes
+
+
+def _write(handle: int, data: bytes, at: int) -> None:
+    """Write and flush all of `data`; what is only half written is taken back."""
+    try:
+        done = 0
+        while done < len(data):  # a full disk takes a part, and then raises
+            done += os.pwrite(handle, data[done:], at + done)
+        os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, at)
+        raise
+
+
+def verify(path: Path, *known: Ed25519PublicKey) -> Report:
+    """Look at every line of a log.
+
+    Args:
+        path: the log.
+        *known: the owner's public keys, oldest first; once a later one has signed, an earlier one does not any more.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    good: list[Line] = []
+    head, owner, key = NOTHING, "", 0
+
+    def report(reason: str = "") -> Report:
+        return Report(path, owner, tuple(good), head, len(good) + 1 if reason else 0, reason)
+
+    for raw, whole in _raw_lines(path):
+        if not whole:
+            return report("it is cut off")
+        try:
+            line = _read(raw)
+        except Refused as error:
+            return report(str(error))
+        if line.n != len(good) + 1:
+            return report(f"it has the number {line.n}, expected {len(good) + 1}")
+        if line.previous != head:
+            return report("it does not follow the line before it: that one was changed, or this one was")
+        if owner and line.owner != owner:
+            return report(f"its owner expected {owner}, got {line.owner}")
+        for later in range(key, len(known)):
+            try:
+                keys.verify(known[later], PURPOSE, line.signed(), line.signature)
+            except Refused:
+                continue
+            key = later
+            break
+        else:
+            return report("its signature does not hold")
+        good.append(line)
+        head, owner = line.head, line.owner
+    return report()
+
+
+def read(path: Path) -> tuple[Line, ...]:
+    """The lines of a log, unchecked but for their form, up to the first that is none."""
+    lines = []
+    for raw, whole in _raw_lines(path):
+        try:
+            if whole:
+                lines.append(_read(raw))
+                continue
+        except Refused:
+            pass
+        break
+    return tuple(lines)
+
+
+def witnessed(path: Path, witness: Path) -> Witnessed:
+    """Look for the heads of one log that another one saw.
+
+    Args:
+        path: the log in question.
+        witness: the other side's log.
+    """
+    lines = read(path)
+    heads = {NOTHING} | {line.head for line in lines}
+    owner = lines[0].owner if lines else None
+    told = [line for line in read(witness) if line.peer_head and owner in (None, line.peer)]
+    return Witnessed(len(told), tuple(line for line in told if line.peer_head not in heads))
+
+
+def _raw_lines(path: Path) -> Iterator[tuple[bytes, bool]]:
+    """(bytes without the end, whether there was an end) of each line; overlong ones are cut."""
+    with path.open("rb") as file:
+        while raw := file.readline(TAIL + 1):
+            yield raw.removesuffix(b"\n"), raw.endswith(b"\n")
+
+
+def _read(raw: bytes) -> Line:
+    """The line of these bytes, which must be its one canonical form; a Refused where they are not."""
+    try:
+        table = parse(raw, "it")
+    except Refused:
+        table = None
+    kinds = {field.name: field.type for field in fields(Line)}
+    if not isinstance(table, dict) or table.keys() != kinds.keys():
+        raise Refused("it is no line of an audit log")
+    for name, kind in kinds.items():
+        if type(table[name]) is not kind:
+            raise Refused(f"its '{name}' is of another kind")
+    line = Line(**table)
+    if line.encode() != raw:
+        raise Refused("it is not in canonical form")
+    if line.way not in WAYS:
+        raise Refused(f"its 'way' expected one of {', '.join(WAYS)}, got {line.way!r:.40}")
+    dates.seconds(line.at, "its 'at'")
+    return line
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -1,0 +1,217 @@
+"""Key pairs: how they are made, kept, written down, and compared by telephone.
+
+Three kinds: Ed25519 signs, X25519 is what others seal messages to, and P-384 (in OpenSSH's format) is a SuperNode's
+identity, as Flower wants it. A signature is always made for a stated purpose: what was signed as a line of an audit
+log is no signature under a roster.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+    load_ssh_public_key,
+)
+
+from fedmerge.errors import ConfigError, Refused
+
+Private = Ed25519PrivateKey | X25519PrivateKey | ec.EllipticCurvePrivateKey
+Public = Ed25519PublicKey | X25519PublicKey | ec.EllipticCurvePublicKey
+Signing = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
+Verifying = Ed25519PublicKey | ec.EllipticCurvePublicKey
+
+
+def new_signing() -> Ed25519PrivateKey:
+    """A key that signs."""
+    return Ed25519PrivateKey.generate()
+
+
+def new_sealing() -> X25519PrivateKey:
+    """A key whose public half others seal messages to."""
+    return X25519PrivateKey.generate()
+
+
+def new_node() -> ec.EllipticCurvePrivateKey:
+    """The identity of a SuperNode."""
+    return ec.generate_private_key(ec.SECP384R1())
+
+
+def keep(path: Path, key: Private) -> None:
+    """Write a new private key, readable by its owner only; a file that is there is never replaced.
+
+    Args:
+        path: the file; its folder is made, closed to others, where it is missing.
+        key: an elliptic-curve key is written in OpenSSH's format, the others as PKCS 8 in PEM.
+
+    Raises:
+        ConfigError: there is a file already.
+    """
+    form = PrivateFormat.OpenSSH if isinstance(key, ec.EllipticCurvePrivateKey) else PrivateFormat.PKCS8
+    keep_bytes(path, key.private_bytes(Encoding.PEM, form, NoEncryption()))
+
+
+def keep_bytes(path: Path, data: bytes) -> None:
+    """Write a new secret file (0600), whole or not at all.
+
+    Raises:
+        ConfigError: there is a file already.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(fresh)  # unlike a rename, this fails where there is a file
+    except FileExistsError:
+        raise ConfigError(f"{path} is there already, and a key is never overwritten") from None
+    finally:
+        fresh.unlink()
+
+
+def read_signing(path: Path) -> Ed25519PrivateKey:
+    """The signing key of a file; a ConfigError where there is none, or others may read it."""
+    key = _read(path)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"{path} expected an Ed25519 key, got {type(key).__name__}")
+    return key
+
+
+def read_sealing(path: Path) -> X25519PrivateKey:
+    """The sealing key of a file; a ConfigError where there is none, or others may read it."""
+    key = _read(path)
+    if not isinstance(key, X25519PrivateKey):
+        raise ConfigError(f"{path} expected an X25519 key, got {type(key).__name__}")
+    return key
+
+
+def read_node(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The SuperNode's key of a file; a ConfigError where there is none, or others may read it."""
+    key = _read(path)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{path} expected a P-384 key, got {type(key).__name__}")
+    return key
+
+
+def _read(path: Path) -> object:
+    try:
+        mode = path.stat().st_mode & 0o777
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"there is no key {path}") from None
+    if mode & 0o077:
+        raise ConfigError(f"{path} expected to be closed to others (0600), got {mode:04o}: chmod 600 {path}")
+    load = load_ssh_private_key if b"OPENSSH PRIVATE KEY" in data else load_pem_private_key
+    try:
+        return load(data, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"{path} is no private key that can be read") from None
+
+
+def public_text(key: Private | Public) -> str:
+    """The public half on one line: base64 of its 32 bytes, or OpenSSH's line for a SuperNode."""
+    public = key.public_key() if isinstance(key, Private) else key
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return base64.b64encode(public.public_bytes_raw()).decode()
+
+
+def signing_of(text: str, who: str) -> Ed25519PublicKey:
+    """The Ed25519 key of a line.
+
+    Raises:
+        Refused: it is none; the sentence begins with `who`.
+    """
+    return Ed25519PublicKey.from_public_bytes(_raw(text, f"{who}: the signing key"))
+
+
+def sealing_of(text: str, who: str) -> X25519PublicKey:
+    """The X25519 key of a line; a Refused, beginning with `who`, where it is none."""
+    return X25519PublicKey.from_public_bytes(_raw(text, f"{who}: the sealing key"))
+
+
+def node_of(text: str, who: str) -> ec.EllipticCurvePublicKey:
+    """The P-384 key of a line in OpenSSH's format, without a comment; a Refused where it is none."""
+    try:
+        key = load_ssh_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise Refused(f"{who}: the node's key expected a P-384 key in OpenSSH's format, got {text!r:.40}")
+    if public_text(key) != text:
+        raise Refused(f"{who}: the node's key expected the type and the key, with nothing behind them")
+    return key
+
+
+def _raw(text: str, who: str) -> bytes:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    if len(data) != 32 or base64.b64encode(data).decode() != text:
+        raise Refused(f"{who} expected 32 bytes in base64, got {text!r:.60}")
+    return data
+
+
+def fingerprint(data: bytes) -> str:
+    """SHA-256 in base32, in groups of four that can be read out on the telephone: `SHA256:ABCD-...` (13 groups)."""
+    letters = base64.b32encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+    return "SHA256:" + "-".join(letters[i : i + 4] for i in range(0, len(letters), 4))
+
+
+def same_fingerprint(one: str, other: str) -> bool:
+    """Whether two fingerprints are equal, whatever their case, spaces, dashes and prefix."""
+    plain = [re.sub(r"[^A-Z2-7]", "", text.upper().strip().removeprefix("SHA256:")) for text in (one, other)]
+    return len(plain[0]) == 52 and hmac.compare_digest(*plain)
+
+
+def sign(key: Signing, purpose: str, body: bytes) -> str:
+    """A signature in base64: Ed25519's, or ECDSA with SHA-384 by a SuperNode's key (ASN.1).
+
+    Args:
+        key: who signs.
+        purpose: a word that says as what `body` is signed; a signature holds for that purpose only.
+        body: what is signed.
+    """
+    text = _bound(purpose, body)
+    made = key.sign(text) if isinstance(key, Ed25519PrivateKey) else key.sign(text, ec.ECDSA(hashes.SHA384()))
+    return base64.b64encode(made).decode()
+
+
+def verify(public: Verifying, purpose: str, body: bytes, signature: str) -> None:
+    """Check a signature of `sign`.
+
+    Raises:
+        Refused: it is not by this key, for this purpose, of these bytes.
+    """
+    try:
+        made = base64.b64decode(signature, validate=True)
+        if isinstance(public, Ed25519PublicKey):
+            public.verify(made, _bound(purpose, body))
+        else:
+            public.verify(made, _bound(purpose, body), ec.ECDSA(hashes.SHA384()))
+    except (InvalidSignature, ValueError):
+        raise Refused("the signature does not hold") from None
+
+
+def _bound(purpose: str, body: bytes) -> bytes:
+    """What is really signed: the purpose on a line of its own, then the body."""
+    return f"fedmerge {purpose}\n".encode() + body
