@@ -1,0 +1,163 @@
+"""The front door: the one port of the consortium's server that the network can reach.
+
+It ends TLS, lets a short list of calls through and speaks TLS again to the SuperLink, which listens on loopback and
+would take anybody's orders there.
+
+    POST /v1/fleet/...   the calls of a SuperNode that is on the current roster; no other
+    GET /v1/roster       the signed roster and the certificate that its signature leads to, for everybody
+
+Everything else is not there. Who is not on the roster, was revoked, has expired or has a wrong clock gets one and the
+same answer; what the SuperLink says of its errors stays here.
+
+    python -m server.door HOME --superlink 127.0.0.1:PORT
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from fedmerge.errors import FedmergeError
+from fedmerge.trust import certificates, keys
+from fedmerge.trust.audit import Log
+from server import home as homes
+from server.guests import Book, Guests, Turnings
+from server.home import Home
+from server.passage import Door, missing
+
+log = logging.getLogger("fedmerge.door")
+
+CONNECTIONS = 500
+KEEP_S = 2.0  # between two writes of the book
+SUPERLINK_S = 30.0  # for the SuperLink's answer to begin; a SuperNode waits no longer
+
+
+def application(door: Door) -> Starlette:
+    """The door as an ASGI application."""
+
+    async def nowhere(request: Request, error: Exception) -> Response:
+        return missing()
+
+    @contextlib.asynccontextmanager
+    async def open_hours(app: Starlette) -> AsyncIterator[None]:
+        keeper = asyncio.create_task(_keep(door))
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            door.book.keep(door.book.text(door.turnings.total))
+            await door.client.aclose()
+
+    app = Starlette(
+        routes=[Route("/v1/fleet/{call}", door.fleet, methods=["POST"]), Route("/v1/roster", door.show_roster)],
+        exception_handlers={404: nowhere, 405: nowhere},
+        lifespan=open_hours,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _keep(door: Door) -> None:
+    while True:
+        await asyncio.sleep(KEEP_S)
+        await asyncio.to_thread(door.book.keep, door.book.text(door.turnings.total))
+
+
+def to_superlink(address: str, authority: Path) -> httpx.AsyncClient:
+    """Connections to the SuperLink, a few of which are kept; its certificate must be the consortium's."""
+    trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusted.load_verify_locations(authority)
+    return httpx.AsyncClient(
+        base_url=f"https://{address}",
+        verify=trusted,
+        trust_env=False,
+        timeout=httpx.Timeout(SUPERLINK_S, connect=5.0),
+        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=3.0),
+    )
+
+
+def open_door(home: Home, superlink: str) -> Door:
+    """The door of a server's home.
+
+    Args:
+        home: whose certificates, roster and audit log are used.
+        superlink: the SuperLink's address, as `127.0.0.1:PORT`.
+    """
+    authority = certificates.read(home.authority.read_bytes(), str(home.authority))
+    audited = Log(home.audit, keys.read_signing(home.audit_key), home.name)
+
+    def roster() -> bytes:
+        told = {"roster": home.roster.read_text(encoding="utf-8"), "authority": certificates.text(authority)}
+        return json.dumps(told).encode()
+
+    def write(call: str, address: str, reason: str) -> None:
+        with contextlib.suppress(OSError, FedmergeError):  # the disk is full: the call is refused all the same
+            audited.append("refused", call, "front door", peer=address, reason=reason)
+
+    return Door(
+        Guests(home.roster, authority), roster, to_superlink(superlink, home.authority), Book(home.run / "door.json"),
+        Turnings(), write,
+    )  # fmt: skip
+
+
+def listening(home: Home, superlink: str) -> uvicorn.Config:
+    """How the door is served: TLS with the consortium's certificate, on every address, and no word about the program.
+
+    Args:
+        home: of the server.
+        superlink: as in `open_door`.
+    """
+    config = uvicorn.Config(
+        application(open_door(home, superlink)),
+        host="0.0.0.0",  # noqa: S104 - the one port that the network may reach
+        port=home.port,
+        ssl_certfile=home.server_certificate,
+        ssl_keyfile=home.server_key,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=True,  # a site measures its clock by it
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=5,
+    )
+    config.load()
+    if config.ssl is not None:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+        config.ssl.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
+    return config
+
+
+def main() -> int:
+    """Open the door of a server's home."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("home", type=Path, help="the server's home")
+    parser.add_argument("--superlink", required=True, help="address of the SuperLink on loopback")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        uvicorn.Server(listening(homes.open(given.home), given.superlink)).run()
+    except FedmergeError as error:
+        print(f"fedmerge: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

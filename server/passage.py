@@ -1,0 +1,188 @@
+"""What happens at the front door: a call is looked at, passed on in pieces, and answered; or it is turned away."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import httpx
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from server.guests import Book, Guests, Turned, Turnings, who
+
+log = logging.getLogger("fedmerge.door")
+
+CALLS = frozenset(
+    {
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    }
+)
+"""What a SuperNode with a registered key calls. `register-node` and `unregister-node` are the coordinator's."""
+
+MOST_BYTES = 64 * 2**20
+PIECE_S = 60.0  # for the next piece of a body
+STUBBORN = 20  # failures of one call of one site in a row, after which the site is told that it failed
+PASSED_BACK = ("content-type", "content-length")
+
+
+@dataclass
+class Door:
+    """What the door knows while it is open.
+
+    Attributes:
+        guests: who may pass.
+        roster: the answer to `GET /v1/roster`, from the current files.
+        client: the connections to the SuperLink.
+        book: who was seen when.
+        turnings: who did not pass.
+        write: takes what was asked for, the caller's address and why it did not pass, for the audit log.
+        most_bytes: the largest body.
+    """
+
+    guests: Guests
+    roster: Callable[[], bytes]
+    client: httpx.AsyncClient
+    book: Book
+    turnings: Turnings
+    write: Callable[[str, str, str], None]
+    most_bytes: int = MOST_BYTES
+    failures: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    async def fleet(self, request: Request) -> Response:
+        """A call of a SuperNode."""
+        call = request.path_params["call"]
+        if call not in CALLS or request.method != "POST":
+            return missing()
+        address = request.client.host if request.client else ""
+        try:
+            site = self.guests.admit(request.headers)
+        except Turned as error:
+            return await self._turn(request, call, address, str(error))
+        visits = self.book.of(site)
+        visits.seen, visits.address = self.guests.clock(), address
+        visits.calls += 1
+        answer = await self._forward(request, call, site)
+        if answer is None:
+            return await self._turn(request, call, address, f"Flower does not know {site}, or not by this key")
+        return answer
+
+    async def _turn(self, request: Request, call: str, address: str, reason: str) -> Response:
+        """The one refusal, and perhaps a line in the audit log."""
+        if line := self.turnings.line(who(request.headers), reason):
+            log.warning("%s from %s refused: %s", call, address, line)
+            await asyncio.to_thread(self.write, call, address, line)
+        return refused()
+
+    async def _forward(self, request: Request, call: str, site: str) -> Response | None:
+        """The SuperLink's answer, or a short one of our own; None where it refused the node."""
+        if int(request.headers.get("content-length", 0)) > self.most_bytes:
+            return plain(413)
+        asked = self.client.build_request(
+            "POST", f"/v1/fleet/{call}", headers=_passed_on(request), content=self._body(request, site)
+        )
+        try:
+            answer = await self.client.send(asked, stream=True)
+        except TooLargeError:
+            return plain(413)
+        except (TimeoutError, ClientDisconnect):
+            return plain(408)
+        except httpx.HTTPError as error:
+            log.warning("%s of %s: the SuperLink did not answer: %s", call, site, type(error).__name__)
+            return plain(503)
+        if answer.status_code == 200:
+            self.failures.pop((site, call), None)
+            headers = {
+                name: answer.headers[name] for name in ("content-type", "content-length") if name in answer.headers
+            }
+            return StreamingResponse(self._answer(answer, site), 200, headers)
+        await answer.aclose()
+        return self._failed(answer.status_code, call, site)
+
+    def _failed(self, status: int, call: str, site: str) -> Response | None:
+        """Our own answer for one of the SuperLink's that is no success.
+
+        403 tells a node that the run has ended. A failure of the SuperLink itself (its database was locked, say) may
+        pass, and a node asks again on 503; one that does not pass is told as it is, or the node would ask for ever.
+        """
+        if status == 401:
+            return None
+        if status < 500:
+            return plain(status)
+        count = self.failures[site, call] = self.failures.get((site, call), 0) + 1
+        log.warning("%s of %s: the SuperLink failed with %d, %d in a row", call, site, status, count)
+        if count <= STUBBORN:
+            return plain(503)
+        del self.failures[site, call]
+        return plain(500)
+
+    async def _body(self, request: Request, site: str) -> AsyncIterator[bytes]:
+        """The pieces of a body as they come, no more than the cap."""
+        size, pieces = 0, request.stream()
+        while True:
+            try:
+                piece = await asyncio.wait_for(anext(pieces), PIECE_S)
+            except StopAsyncIteration:
+                return
+            size += len(piece)
+            if size > self.most_bytes:
+                raise TooLargeError
+            self.book.of(site).bytes_in += len(piece)
+            yield piece
+
+    async def _answer(self, answer: httpx.Response, site: str) -> AsyncIterator[bytes]:
+        """The pieces of an answer as they come."""
+        try:
+            async for piece in answer.aiter_raw():
+                self.book.of(site).bytes_out += len(piece)
+                yield piece
+        finally:
+            await answer.aclose()
+
+    async def show_roster(self, request: Request) -> Response:
+        """The signed roster."""
+        if request.method != "GET":
+            return missing()
+        try:
+            return Response(await asyncio.to_thread(self.roster), media_type="application/json")
+        except OSError:
+            return missing()
+
+
+class TooLargeError(Exception):
+    """A body is larger than the door is wide."""
+
+
+def plain(status: int) -> Response:
+    """An answer of ours: the status says it all."""
+    return Response(b"", status)
+
+
+def missing() -> Response:
+    """What everything is that the door does not know."""
+    return plain(404)
+
+
+def refused() -> Response:
+    """The one refusal. A SuperNode that gets it stops at once; the connection ends with it."""
+    return Response(b"refused\n", 401, {"connection": "close", "content-type": "text/plain"})
+
+
+def _passed_on(request: Request) -> dict[str, str]:
+    """The headers that the SuperLink needs: what the body is, and who sent it."""
+    names = ("content-type", "content-length", "accept")
+    kept = {
+        name: value
+        for name, value in request.headers.items()
+        if name in names or (name.startswith("flwr-") and not name.startswith("flwr-superexec"))
+    }
+    return kept | {"accept-encoding": "identity"}
