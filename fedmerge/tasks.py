@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from fedmerge import forms
 from fedmerge.errors import Refused
 
 Curve = list[tuple[int, float]]
@@ -214,7 +215,8 @@ def from_table(kind: type[Record], table: dict[str, Any], who: str) -> Record:
     """The record that `to_table` took apart; lists become tuples where the record holds tuples.
 
     Raises:
-        Refused: a field is missing or unknown; the sentence names the sender.
+        Refused: a field is missing or unknown, or holds what it cannot (`fedmerge.forms`); the sentence names the
+            sender.
     """
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  # kind is a dataclass
     unknown = table.keys() - fields.keys()
@@ -234,6 +236,8 @@ def from_table(kind: type[Record], table: dict[str, Any], who: str) -> Record:
         hint = str(getattr(fields[name].type, "__name__", fields[name].type))
         if hint in KINDS and (not isinstance(value, KINDS[hint]) or (isinstance(value, bool) and hint != "bool")):
             raise Refused(f"{who}: {kind.__name__}.{name} expected {hint}, got {type(value).__name__}")
+        if words := forms.wrong(name, hint, value):
+            raise Refused(f"{who}: {kind.__name__}.{name} expected {words}, got {value!r:.80}")
         if hint in nested:
             values[name] = from_table(nested[hint], value, who)
         elif hint.startswith("tuple") and isinstance(value, list):

@@ -76,6 +76,6 @@ def _score(ground: Ground, site: str, line: Line, body: Callable[[], Params]) ->
         payload = {"weights": wire.params_to_bytes(weights)}
         del weights
         answer = yield Ask(site, "evaluate.score", tasks.to_table(task), payload, "forgetting")
-        phase = answer.task
+        phase = {"cases": tasks.from_table(tasks.Scored, answer.task, site).cases}
         ground.store.keep_phase(name, phase)
     line["dice"] = mean_of(phase["cases"] or [])

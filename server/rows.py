@@ -28,7 +28,7 @@ def deliver(ground: Ground, target: str, chain: int, made: list[Made]) -> Conver
     for one in made:
         asked = {"digests": [one.name], "campaign": ground.plan.name}
         answer = yield Ask(target, "query.receive", asked, what="roll call")
-        if one.name not in answer.task["digests"]:
+        if one.name not in tasks.from_table(tasks.Receive, answer.task, target).digests:
             yield Ask(target, "query.receive", asked, {one.name: one.path.read_bytes()}, "contribution")
 
 
