@@ -12,7 +12,7 @@ from fedmerge.errors import FedmergeError
 from sites import cases, labels, preflight, room, wording
 from sites.records import Site
 
-Result = Literal["ok", "warning", "error"]
+Result = Literal["ok", "warning", "off", "error"]
 
 
 @dataclass(frozen=True)

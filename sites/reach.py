@@ -15,9 +15,6 @@ import httpx
 
 from fedmerge.errors import FedmergeError
 
-BEHIND_S, AHEAD_S = 305.0, 5.0
-"""How far a node's clock may be behind and ahead of the server's: Flower's window of node authentication."""
-
 
 class Unreachable(FedmergeError):
     """The door did not answer; the sentence says how far the knock came, `remedy` what to do about it."""

@@ -1,0 +1,99 @@
+"""Who may read what on this machine: the home's folders and keys, and whether agent and node are two users."""
+
+import os
+import pwd
+import stat
+from pathlib import Path
+
+from sites.findings import Line
+from sites.home import Paths, Users
+
+
+def permissions(home: Paths, users: Users) -> list[Line]:
+    """Whether what is private is closed to others, and belongs to the user who needs it."""
+    told: list[Line] = []
+    for folder, owner in ((home.private, users.agent), (home.node, users.node)):
+        try:
+            paths = [folder, *(path for path in sorted(folder.glob("*")) if _secret(path))]
+            states = [(path, path.lstat()) for path in paths]
+        except OSError as error:
+            sentence = f"{folder} cannot be looked at: {error.strerror}"
+            told.append(
+                Line("permissions", "error", sentence, "run site check as root, or as the user who owns the home")
+            )
+            continue
+        for path, state in states:
+            if state.st_mode & 0o077:
+                mode = stat.S_IMODE(state.st_mode)
+                sentence = f"{path} is open to other users of this machine ({mode:04o})"
+                told.append(Line("permissions", "error", sentence, f"chmod {mode & 0o700:o} {path}"))
+            if owner and state.st_uid != _uid(owner):
+                sentence = f"{path} belongs to {name_of(state.st_uid)}, not to {owner}, as [users] in site.toml has it"
+                told.append(Line("permissions", "error", sentence, f"chown -R {owner} {folder}"))
+    if not told:
+        told.append(Line("permissions", "ok", f"{home.private} and {home.node} are closed to others, keys too"))
+    return told
+
+
+def _secret(path: Path) -> bool:
+    """Keys, secrets and what they lie in; a site's work below a closed folder is closed by it."""
+    return path.suffix in (".key", ".secret") and path.is_file()
+
+
+def separation(users: Users, data: Path | None = None) -> Line:
+    """Whether data and keys are out of reach of the program that runs the coordinator's bundle.
+
+    Args:
+        users: of the site's file.
+        data: the folder of the cases.
+    """
+    how = "name two users of this machine in [users] of site.toml, agent and node, and run `fedmerge site up` as root"
+    if not users.separate:
+        who = f"both are {users.agent}" if users.agent and users.agent == users.node else "[users] does not name two"
+        sentence = f"the separation is off: agent and node share a user ({who}), so a bundle can read data and keys"
+        return Line("users", "off", sentence, how)
+    assert users.agent is not None and users.node is not None  # noqa: S101, PT018 - they are separate
+    for name in (users.agent, users.node):
+        if _uid(name) is None:
+            return Line("users", "error", f"there is no user {name} on this machine", f"useradd --system {name}")
+    if data is not None and readable(data, users.node):
+        sentence = f"agent is {users.agent}, node is {users.node}, but {users.node} may read the data in {data} too"
+        return Line("users", "warning", sentence, f"chown -R {users.agent} {data}; chmod -R go= {data}")
+    return Line("users", "ok", f"agent is {users.agent}, node is {users.node}: a bundle reads neither data nor keys")
+
+
+def readable(folder: Path, user: str) -> bool:
+    """Whether the permission bits let a user list a folder: the way to it, and the folder itself."""
+    entry = pwd.getpwnam(user)
+    groups = set(os.getgrouplist(user, entry.pw_gid))
+    there = folder.resolve()
+    if not all(_may(path, entry.pw_uid, groups, 1) for path in reversed(there.parents)):
+        return False
+    return _may(there, entry.pw_uid, groups, 5)
+
+
+def _may(path: Path, uid: int, groups: set[int], bits: int) -> bool:
+    """Whether the bits (4 read, 2 write, 1 search) are set for this user."""
+    try:
+        state = path.stat()
+    except OSError:
+        return False
+    if uid == 0:
+        return True
+    shift = 6 if state.st_uid == uid else 3 if state.st_gid in groups else 0
+    return (state.st_mode >> shift) & bits == bits
+
+
+def _uid(name: str) -> int | None:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def name_of(uid: int) -> str:
+    """The user's name, or the number where there is no name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
