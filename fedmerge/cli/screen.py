@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TextIO
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedmerge.errors import FedmergeError
 
@@ -52,17 +53,29 @@ def sentence(error: Exception) -> str:
     return str(error) if isinstance(error, FedmergeError) else ""
 
 
-def table(heading: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
+def table(
+    heading: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: int = 1,
+    colours: Mapping[str, str] | None = None,
+) -> None:
     """Print a table; the first `left` columns are texts, the others figures.
 
     A table keeps its full width where nobody looks at a terminal: what a pipe receives is never cut.
+
+    Args:
+        heading: of the columns.
+        rows: of cells.
+        left: how many columns are texts.
+        colours: cell -> the colour of a cell that holds exactly this.
     """
     console = out()
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(heading))
     for i, name in enumerate(heading):
         drawn.add_column(name, justify="left" if i < left else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*(_escape(cell) for cell in row))
+        drawn.add_row(*(Text(cell, style=(colours or {}).get(cell, "")) for cell in row))
     if not console.is_terminal:
         console.width = max(Console(width=WIDEST).measure(drawn).maximum, 20)
     console.print(drawn)
@@ -99,7 +112,3 @@ def warnings_as_sentences(debug: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
