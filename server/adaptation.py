@@ -9,6 +9,7 @@ from fedmerge.errors import Refused
 from fedmerge.fusion import fitting, mixing
 from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
+from server import inbound
 from server.exchange import Ask, Part
 from server.ground import Ground
 
@@ -48,12 +49,13 @@ def near(ground: Ground, place: Place, task: tasks.Row, like: dict[str, tuple[in
     answer = yield Ask(place.target, "train.adapt", tasks.to_table(task), what="adaptation")
     told = tasks.from_table(tasks.Adapted, answer.task, place.target)
     if like:
-        sent = wire.params_from_bytes(answer.need("logits", place.target), site=place.target)
+        data = answer.need("logits", place.target)
+        sent = wire.params_from_bytes(data, site=place.target)
         if {n: tuple(v.shape) for n, v in sent.items()} != like:
             raise Refused(
                 f"{place.target}: logits expected the groups {sorted(like)[:3]}..., got {sorted(sent)[:3]}..."
             )
-        ground.store.keep_blob(f"{task.key}-logits", answer.payload["logits"])
+        ground.store.keep_blob(f"{task.key}-logits", data)
     phase = {**dataclasses.asdict(told), "logits": bool(like)}
     ground.store.keep_phase(name, phase)
     return phase
@@ -84,7 +86,8 @@ def far(ground: Ground, place: Place, task: tasks.Row, mix: Mix | None, logits: 
         now = fitting.fit_logits(mix, state) if mix and state else logits
         fused = mixing.fuse(mix, mixing.ratios(now, kind)) if mix else {}  # type: ignore[arg-type]
         pull = tasks.to_table(tasks.Pull(task, step))
-        answer = yield Ask(place.target, "train.pull", pull, {"fused": wire.params_to_bytes(fused)}, "far step")
+        payload = {"fused": wire.params_to_bytes(fused)}
+        answer = yield Ask(place.target, "train.pull", pull, payload, "far step", inbound.room(task.net))
         told = tasks.from_table(tasks.Pulled, answer.task, place.target)
         phase["curve"] += told.curve
         phase["seconds"] += told.seconds

@@ -1,173 +1,226 @@
-"""Asking the sites: many conversations at once over one Grid, late replies accepted, every byte counted.
+"""Asking the sites: many conversations at once over one Grid.
 
 A conversation is a generator: it yields an `Ask` and is resumed with the site's `Answer`, so a campaign reads from
-top to bottom while several of its parts are under way.
+top to bottom while several of its parts are under way. What stands in the way of an answer is thrown into it: that
+the site is absent, has failed, or has sent what was not agreed.
 """
 
-import logging
+import json
 import time
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedmerge import transport
-from fedmerge.errors import CampaignStopped, ConfigError, FedmergeError, Refused
+from fedmerge import parts
+from fedmerge.errors import Absent, ConfigError, FedmergeError, Refused
+from server import parts as ways
+from server.asks import Answer, Ask, Conversation, Flow, Part, Payload
+from server.parts import Way
+from server.post import Post, Ticket
+from server.presence import Presence
+from server.progress import Progress
+from server.record import Witness
 
-log = logging.getLogger("fedmerge")
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A task for a site: `kind` is Flower's message type, `what` the word for the traffic table."""
-
-    site: str
-    kind: str
-    task: dict[str, Any]
-    payload: transport.Payload = field(default_factory=dict)
-    what: str = "task"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the site answered."""
-
-    task: dict[str, Any]
-    payload: transport.Payload
-
-    def need(self, name: str, site: str) -> bytes:
-        """A payload that has to be there.
-
-        Raises:
-            Refused: it is not.
-        """
-        if name not in self.payload:
-            raise Refused(f"{site}: expected a {name} in the answer, got {sorted(self.payload) or 'nothing'}")
-        return self.payload[name]
-
-
-Conversation = Generator[Ask, Answer, None]
-Part = Generator[Ask, Answer, dict[str, Any]]  # a piece of a conversation, with a finished phase as its value
+__all__ = ["Answer", "Ask", "Conversation", "Exchange", "Part"]
 
 
 class Exchange:
-    """The sites by name, and the traffic with them."""
+    """The sites by name, and the traffic with them.
 
-    def __init__(self, grid: Grid, timeout_s: float) -> None:
-        self.grid = grid
-        self.timeout_s = timeout_s
-        self.nodes: dict[str, int] = {}
-        self.traffic: list[dict[str, Any]] = []
+    Args:
+        grid: Flower's.
+        timeout_s: how long a site that is there may take for one ask.
+        wait_s: how long one that is not there is waited for; as long as `timeout_s` unless given.
+        deployed: whether the sites are real: they may go and come, and each gets one message at a time.
+        way: how large payloads and long work travel.
+        witness: writes into the server's audit log.
+        progress: is told where each site is.
+        clock: seconds that only go forward.
+    """
 
-    def roll_call(self, expected: Iterable[str], task: dict[str, Any], patience_s: float) -> dict[str, Any]:
+    def __init__(
+        self,
+        grid: Grid,
+        timeout_s: float,
+        way: Way,
+        *,
+        wait_s: float | None = None,
+        deployed: bool = False,
+        witness: Witness | None = None,
+        progress: Progress | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.grid, self.timeout_s, self.way = grid, timeout_s, way
+        self.wait_s = timeout_s if wait_s is None else wait_s
+        self.witness, self.progress, self.clock = witness or Witness(), progress or Progress(), clock
+        self.presence = Presence(grid, deployed)
+        self.post = Post(grid, self.presence, way.hold_s, timeout_s + self.wait_s)
+        self.sites: tuple[str, ...] = ()
+        self._under: dict[Ticket, tuple[Conversation, Ask, Flow]] = {}
+        self._failures: list[FedmergeError] = []
+
+    @property
+    def traffic(self) -> list[dict[str, Any]]:
+        """Bytes and messages by sender, receiver and purpose."""
+        return self.post.traffic
+
+    def roll_call(
+        self, expected: Iterable[str], task: dict[str, Any], patience_s: float, dispensable: Iterable[str] = ()
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         """Find the sites among Flower's nodes and ask each for its description.
 
-        A registered node has its site's name. The nodes of a simulation have none and play the sites in turn, so
-        there may be fewer of them: `flwr run` makes two unless it is told otherwise.
+        A registered node has its site's name, and a deployment waits for it. The nodes of a simulation have none and
+        play the sites in turn, so there may be fewer of them: `flwr run` makes two unless it is told otherwise.
+
+        Args:
+            expected: the sites.
+            task: what they are asked.
+            patience_s: how long to wait for the nodes of a simulation.
+            dispensable: sites that the campaign goes on without where they do not come.
 
         Returns:
-            site -> the description as the site sent it.
+            site -> the description as the site sent it, and (site -> why) of those that did not come.
 
         Raises:
-            ConfigError: no node came in time, or a site has none.
+            ConfigError: no node of a simulation came in time, or a site has none.
+            Absent: a site did not come.
             Refused: who answered is not the site that was asked.
         """
-        expected = tuple(expected)
-        end = time.monotonic() + patience_s
-        while len(nodes := list(self.grid.get_nodes())) < len(expected) and time.monotonic() < end:
-            time.sleep(0.5)
-        named = {node.name: node.node_id for node in nodes if node.name}
-        dealt = {name: nodes[i % len(nodes)].node_id for i, name in enumerate(expected)} if nodes else {}
-        self.nodes = named or dealt
-        for name in expected:
-            if name not in self.nodes:
-                raise ConfigError(f"site '{name}' is not there; Flower knows {', '.join(self.nodes) or 'no node'}")
+        self.sites = tuple(expected)
+        if not self.presence.deployed:
+            self.presence.nodes = _deal(self.grid, self.sites, patience_s)
         told: dict[str, Any] = {}
+        absent: dict[str, str] = {}
+        excused = set(dispensable)
 
         def ask(name: str) -> Conversation:
-            answer = yield Ask(name, "query.describe", task, what="roll call")
+            try:
+                answer = yield Ask(name, "query.describe", task, what="roll call")
+            except Absent as error:
+                if name not in excused:
+                    raise
+                absent[name] = str(error)
+                return
             if answer.task.get("site") != name:
                 raise Refused(f"{name}: expected a description with this name, got {answer.task.get('site')!r}")
             told[name] = answer.task
 
-        self.converse([ask(name) for name in expected])
-        return {name: told[name] for name in expected}
+        self.converse([ask(name) for name in self.sites])
+        return {name: told[name] for name in self.sites if name in told}, absent
 
     def converse(self, conversations: Iterable[Conversation], at_once: int = 64) -> None:
         """Hold the conversations, up to `at_once` of them at the same time, in the order given.
 
         Raises:
-            CampaignStopped: a site failed or was silent for too long; the others are heard out first, so that nothing
-                that is under way is lost.
+            FedmergeError: what was thrown into a conversation and not caught there. The others are heard out first,
+                so that nothing that is under way is lost; but an absent site is not waited for any more.
         """
         waiting = list(conversations)
-        open_: dict[str, tuple[Conversation, Ask, float]] = {}
-        failures: list[FedmergeError] = []
-        pause = 0.001
-        while waiting or open_:
-            while waiting and len(open_) < at_once and not failures:
-                self._go_on(waiting.pop(0), None, open_, failures)
-            if failures:
+        self._failures = []
+        last, pause = self.clock(), 0.001
+        while waiting or self._under:
+            while waiting and len(self._under) < at_once and not self._failures:
+                self._resume(waiting.pop(0), None)
+            if self._failures:
                 waiting.clear()
-            replies = list(self.grid.pull_messages(list(open_))) if open_ else []
-            for reply in replies:
-                conversation, ask, _ = open_.pop(reply.metadata.reply_to_message_id)
-                answer = self._answer(ask, reply, failures)
-                if answer is not None:
-                    self._go_on(conversation, answer, open_, failures)
-            pause = 0.001 if replies else min(pause * 1.5, getattr(self.grid, "poll_s", 1.0))
-            for name, (_, ask, since) in list(open_.items()):
-                if time.monotonic() - since > self.timeout_s:
-                    failures.append(
-                        CampaignStopped(f"{ask.site} did not answer {ask.kind} within {self.timeout_s:.0f} s")
-                    )
-                    del open_[name]
-            if open_ and not replies:
+            now = self.clock()
+            for site in self.presence.look(self.sites, now):
+                self.post.back(site, now)
+            busy = self.post.dispatch(self.witness.head, now)
+            for ticket, found in self.post.collect(now):
+                busy = True
+                self._go_on(ticket, found)
+            self._judge(now, now - last)
+            self._tell()
+            last = now
+            pause = 0.001 if busy else min(pause * 1.5, getattr(self.grid, "poll_s", 1.0))
+            if self._under and not busy:
                 time.sleep(pause)
-        if failures:
-            raise failures[0]
+        self._tell(at_last=True)
+        if self._failures:
+            raise self._failures[0]
 
-    def _go_on(
-        self,
-        conversation: Conversation,
-        answer: Answer | None,
-        open_: dict[str, tuple[Conversation, Ask, float]],
-        failures: list[FedmergeError],
-    ) -> None:
-        """Resume a conversation and send what it asks next."""
+    def _resume(self, conversation: Conversation, what: Answer | FedmergeError | None) -> None:
+        """Go on with a conversation, and take what it asks next."""
         try:
-            ask = next(conversation) if answer is None else conversation.send(answer)
+            if isinstance(what, FedmergeError):
+                ask = conversation.throw(what)
+            else:
+                ask = next(conversation) if what is None else conversation.send(what)
         except StopIteration:
             return
         except FedmergeError as error:
-            failures.append(error)
+            self._failures.append(error)
             return
-        content = transport.pack(ask.task, ask.payload, ask.site)
-        message = Message(content, self.nodes[ask.site], ask.kind, ttl=self.timeout_s)
-        self._count("server", ask.site, ask.what, transport.size(content))
-        (name,) = self.grid.push_messages([message])
-        open_[name] = (conversation, ask, time.monotonic())
+        self._write_down(ask, "task", ask.task, ask.payload)
+        flow = ways.ask(ask, self.way)
+        self._under[self.post.take(next(flow))] = (conversation, ask, flow)
 
-    def _answer(self, ask: Ask, reply: Message, failures: list[FedmergeError]) -> Answer | None:
-        """The reply's content, or a failure that names the site."""
-        if reply.has_error():
-            failures.append(CampaignStopped(f"{ask.site} failed in {ask.kind}: {reply.error.reason}"))
-            return None
+    def _go_on(self, ticket: Ticket, found: Any) -> None:  # noqa: ANN401 - a letter or an error
+        """The next message of an ask, or the end of it."""
+        _, ask, flow = self._under[ticket]
+        if isinstance(found, FedmergeError):
+            return self._end(ticket, found)
+        self.progress.tell(ask.site, found.note.get("progress"))
         try:
-            task, payload = transport.unpack(reply.content, ask.site)
+            ticket.turn(flow.send(found))
         except FedmergeError as error:
-            failures.append(error)
-            return None
-        self._count(ask.site, "server", ask.what, transport.size(reply.content))
-        return Answer(task, payload)
+            self.witness.refused(ask.site, ask.what, str(error))
+            self._end(ticket, error)
+        except StopIteration as end:
+            answer: Answer = end.value
+            self._write_down(ask, "answer", answer.task, answer.payload, found.head)
+            self._end(ticket, answer)
+        return None
 
-    def _count(self, sender: str, receiver: str, what: str, size: int) -> None:
-        """Add to the traffic table; equal lines are one line with their sum and number."""
-        for line in self.traffic:
-            if (line["from"], line["to"], line["what"]) == (sender, receiver, what):
-                line["bytes"] += size
-                line["messages"] += 1
-                return
-        self.traffic.append({"from": sender, "to": receiver, "what": what, "bytes": size, "messages": 1})
+    def _end(self, ticket: Ticket, what: Answer | FedmergeError) -> None:
+        self.post.drop(ticket)
+        conversation, _, flow = self._under.pop(ticket)
+        flow.close()
+        self._resume(conversation, what)
+
+    def _judge(self, now: float, elapsed: float) -> None:
+        """Who has been away, or at work, for too long?"""
+        self.presence.name_the_absent(self.sites, now)
+        for ticket, (_, ask, _) in list(self._under.items()):
+            gap = self.presence.gap(ask.site)
+            if gap is None:
+                if ticket.began is not None and now - ticket.began > self.timeout_s:
+                    words = f"{ask.site} did not answer {ask.kind} within {self.timeout_s:.0f} s"
+                    self._end(ticket, Absent(words))
+            elif self._failures or (gap.named and now - gap.since > self.wait_s):
+                words = f"{ask.site} has not been there for {now - gap.since:.0f} s: {gap.reason}"
+                self._end(ticket, Absent(words))
+            elif ticket.began is not None:
+                ticket.began += elapsed  # a site's time for an ask passes while it is there
+
+    def _tell(self, *, at_last: bool = False) -> None:
+        asked: dict[str, str] = {}
+        for _, ask, _ in self._under.values():
+            asked.setdefault(ask.site, ask.kind)
+        self.progress.write(self.sites, self.presence, asked, self.traffic, at_last=at_last)
+
+    def _write_down(self, ask: Ask, word: str, task: dict[str, Any], payload: Payload, head: str = "") -> None:
+        """The lines of an ask, or of an answer, in the audit log."""
+        if not self.witness.writes:
+            return
+        for what, data in {word: json.dumps(task).encode(), **payload}.items():
+            size, digest = parts.length(data), f"sha256:{parts.digest(data)}"
+            if word == "task":
+                self.witness.sent(ask.site, what, size, digest, ask.kind)
+            else:
+                self.witness.came(ask.site, what, size, digest, ask.kind, head)
+
+
+def _deal(grid: Grid, expected: tuple[str, ...], patience_s: float) -> dict[str, int]:
+    """The nodes of a simulation by site."""
+    end = time.monotonic() + patience_s
+    while len(nodes := list(grid.get_nodes())) < len(expected) and time.monotonic() < end:
+        time.sleep(0.5)
+    named = {node.name: node.node_id for node in nodes if node.name}
+    found = named or ({name: nodes[i % len(nodes)].node_id for i, name in enumerate(expected)} if nodes else {})
+    for name in expected:
+        if name not in found:
+            raise ConfigError(f"site '{name}' is not there; Flower knows {', '.join(found) or 'no node'}")
+    return found

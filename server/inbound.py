@@ -64,6 +64,11 @@ def limits(want: Expected) -> tuple[int, int]:
     return 4 * sum(math.prod(shape) for shape in tensors.values()) + header, header
 
 
+def room(net: tasks.Net) -> int:
+    """The most bytes that weights, or gradients, of a net take."""
+    return limits(expected(net, "", fisher=False))[0]
+
+
 def check_size(size: int, want: Expected, site: str) -> None:
     """Refuse more bytes than the net needs, before any of them is looked at.
 

@@ -37,7 +37,7 @@ def resolved(ground: Ground) -> dict[str, Any]:
         "name": plan.name, "method": plan.method, "methods": list(plan.methods), "fit": plan.fit,
         "schedule": plan.schedule, "seed": plan.seed, "trust": plan.trust, "threads": plan.threads,
         "buffers": plan.buffers, "precision": plan.precision, "ratios": plan.ratios, "timeout_s": plan.timeout_s,
-        "absent": plan.absent, "max_change": plan.max_change,
+        "absent": plan.absent, "wait_s": plan.wait_s, "max_change": plan.max_change,
     }  # fmt: skip
     target = ground.nets[plan.targets[0]].settings
     net = {k: v for k, v in target.items() if k not in ("in_channels", "out_channels")}

@@ -51,6 +51,7 @@ class Plan:
     ratios: str = "sigmoid"
     timeout_s: float = 12 * 3600
     absent: str = "wait"
+    wait_s: float = 0.0
     max_change: float = 10.0
     weights: Path | None = None
     specific: tuple[str, ...] = ()
@@ -101,6 +102,7 @@ HEAD: dict[str, Check] = {
     "seed": values.whole,
     "threads": partial(values.whole, least=1, most=1024),
     "timeout_s": partial(values.number, positive=True),
+    "wait_s": values.number,
     "max_change": partial(values.number, positive=True),
     **{key: partial(values.choice, options=options) for key, options in CHOICES.items()},
 }

@@ -5,6 +5,10 @@ A server with a home has an audit log. A simulation has none, and its witness sa
 
 from typing import Protocol
 
+from fedmerge.trust import audit, keys
+from fedmerge.trust.audit import Way
+from server.home import Paths
+
 
 class Log(Protocol):
     """What is needed of an audit log: `fedmerge.trust.audit.Log`, or a test's list."""
@@ -16,7 +20,7 @@ class Log(Protocol):
     def append(
         self,
         *,
-        way: str,
+        way: Way,
         what: str,
         purpose: str = "",
         size: int = 0,
@@ -39,6 +43,11 @@ class Witness:
 
     def __init__(self, log: Log | None = None, campaign: str = "") -> None:
         self._log, self._campaign = log, campaign
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is a log."""
+        return self._log is not None
 
     @property
     def head(self) -> str:
@@ -65,7 +74,7 @@ class Witness:
 
     def _line(
         self,
-        way: str,
+        way: Way,
         site: str,
         what: str,
         *,
@@ -87,3 +96,12 @@ class Witness:
                 reason=reason,
                 campaign=self._campaign,
             )
+
+
+def of(home: Paths, campaign: str = "") -> Witness:
+    """The witness of a server's home, for one campaign or for a command.
+
+    Raises:
+        OSError: the key of its audit log cannot be read.
+    """
+    return Witness(audit.Log(home.audit, keys.read_signing(home.audit_key), audit.SERVER), campaign)

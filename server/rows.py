@@ -8,7 +8,7 @@ from typing import Any
 from fedmerge import evaluation, params, tasks, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import recipe
-from server import adaptation, merging
+from server import adaptation, inbound, merging
 from server.adaptation import Place
 from server.exchange import Ask, Conversation, Part
 from server.ground import Ground, Made
@@ -29,7 +29,7 @@ def deliver(ground: Ground, target: str, chain: int, made: list[Made]) -> Conver
         asked = {"digests": [one.name], "campaign": ground.plan.name}
         answer = yield Ask(target, "query.receive", asked, what="roll call")
         if one.name not in tasks.from_table(tasks.Receive, answer.task, target).digests:
-            yield Ask(target, "query.receive", asked, {one.name: one.path.read_bytes()}, "contribution")
+            yield Ask(target, "query.receive", asked, {one.name: one.path}, "contribution")
 
 
 def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
@@ -117,12 +117,14 @@ def _finetune(ground: Ground, place: Place, task: tasks.Row, fused: Path | None)
     name = f"{task.key}-finetuned"
     if (phase := ground.store.phase(name)) is not None:
         return phase
-    payload = {}
+    payload: dict[str, bytes] = {}
     if ground.plan.fit == "far" and fused is not None and not task.adapt:
         payload = {"fused": wire.params_to_bytes(wire.read_model(fused)[0])}
-    answer = yield Ask(place.target, "train.finetune", tasks.to_table(task), payload, "fine-tuning")
+    most = inbound.room(task.net)
+    answer = yield Ask(place.target, "train.finetune", tasks.to_table(task), payload, "fine-tuning", most)
     told = dataclasses.asdict(tasks.from_table(tasks.Finetuned, answer.task, place.target))
-    if model := answer.payload.get("model"):
+    if "model" in answer.payload:
+        model = answer.need("model", place.target)
         write(merging.models(ground) / place.target / f"{place.label}.fine-tuned.safetensors", model)
     ground.store.keep_phase(name, told)
     return told

@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedmerge import fusion, tasks
+from fedmerge import campaign, fusion, tasks
 from fedmerge.errors import ConfigError
 from server import forgetting, holding, rows, training
 from server import plan as plans
@@ -24,7 +24,10 @@ from server.ground import Ground, lay
 from server.holding import Change
 from server.merging import Outcome
 from server.outcome import assemble
+from server.parts import HOLD_S, Way
 from server.plan import Plan
+from server.progress import Progress
+from server.record import Witness
 from server.store import Store
 
 log = logging.getLogger("fedmerge")
@@ -41,7 +44,8 @@ class FedMerge(Strategy):
         chains: independent trainings of the sources.
         target_cases: how many cases the target trains on; 0 for as many as its own settings say.
         at_once: how many conversations go on at the same time.
-        patience_s: how long to wait for the sites to appear.
+        patience_s: how long to wait for the nodes of a simulation to appear.
+        witness: writes into the server's audit log.
     """
 
     def __init__(
@@ -55,10 +59,12 @@ class FedMerge(Strategy):
         target_cases: int = 0,
         at_once: int = 1,
         patience_s: float = 2.0,
+        witness: Witness | None = None,
     ) -> None:
         self.plan, self.store, self.methods = plan, store, methods
         self.seeds, self.chains, self.target_cases = seeds, chains, target_cases
         self.at_once, self.patience_s = at_once, patience_s
+        self.witness = witness or Witness(campaign=plan.name)
         self.results: dict[str, Any] = {}
 
     def start(
@@ -79,8 +85,8 @@ class FedMerge(Strategy):
             FedmergeError: a setting, a site or what a site sent stands against the plan; finished phases are kept.
         """
         began = time.monotonic()
-        exchange = Exchange(grid, timeout or self.plan.timeout_s)
-        exchange.traffic += (self.store.phase("traffic") or {"lines": []})["lines"]
+        exchange = self._exchange(grid, timeout or self.plan.timeout_s)
+        exchange.traffic.extend((self.store.phase("traffic") or {"lines": []})["lines"])
         try:
             ground = self._roll_call(exchange)
             self.places(ground)  # impossible rows are told before anything is trained
@@ -93,11 +99,25 @@ class FedMerge(Strategy):
         log.info("the campaign took %.1f s", time.monotonic() - began)
         return Result()
 
+    def _exchange(self, grid: Grid, timeout_s: float) -> Exchange:
+        plan, folder = self.plan, self.store.folder
+        deployed = not campaign.residents(plan.raw)
+        return Exchange(
+            grid,
+            timeout_s,
+            Way(folder / "incoming", hold_s=HOLD_S if deployed else None),
+            wait_s=0.0 if plan.absent == "stop" else plan.wait_s or timeout_s,
+            deployed=deployed,
+            witness=self.witness,
+            progress=Progress(folder / "progress.json"),
+        )
+
     def _roll_call(self, exchange: Exchange) -> Ground:
         plan = self.plan
         describe = tasks.to_table(tasks.Describe(plan.name, plan.patch, plan.threads, plan.precision))
-        told = exchange.roll_call(plan.residents, describe, self.patience_s)
-        ground = lay(plan, self.store, told)
+        dispensable = plan.sources if plan.absent == "without" else ()
+        told, absent = exchange.roll_call(plan.residents, describe, self.patience_s, dispensable)
+        ground = lay(plan, self.store, told, absent, self.witness)
         for name, site in ground.sites.items():
             by = "patients" if site.by_patient else "cases (its names tell no patients)"
             log.info(

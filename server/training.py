@@ -164,8 +164,10 @@ def _asked(
         Refused: twice; what came is not kept.
     """
     for attempt in range(1, TRIES + 1):
-        answer = yield Ask(site, kind, tasks.to_table(task), {"start": start}, "contribution")
         try:
+            answer = yield Ask(
+                site, kind, tasks.to_table(task), {"start": start}, "contribution", inbound.limits(want)[0]
+            )
             return _taken(ground, task, site, answer, want)
         except Refused as error:
             ground.witness.refused(site, "contribution", str(error))
@@ -178,8 +180,7 @@ def _asked(
 def _taken(ground: Ground, task: tasks.Contribute, site: str, answer: Answer, want: Expected) -> Path:
     """The place of a contribution in the store, after it has been checked."""
     who = POOLED if want.fisher == () else site
-    data = answer.need("contribution", site)
-    inbound.check_size(len(data), want, who)
+    data = answer.came("contribution", site)
     path = ground.store.arrived(task.key, data)
     try:
         inbound.accept(path, want, who)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from flwr.app import Error, Message
@@ -11,8 +12,10 @@ from fedmerge import transport
 from fedmerge.errors import CampaignStopped, ConfigError, Refused
 from server.exchange import Ask, Exchange
 from server.inprocess import InProcessGrid
+from server.parts import Way
 
 NAMES = ("north", "south", "harbour")
+WAY = Way(Path("/nowhere"))  # nothing in these tests is large enough to come in parts
 
 
 def echo_app(behave=None):
@@ -41,7 +44,7 @@ def echo_app(behave=None):
 
 def exchange_with(app, workers=1, timeout_s=30.0):
     """An exchange that has called the roll of three sites."""
-    exchange = Exchange(InProcessGrid(app, {}, len(NAMES), workers), timeout_s)
+    exchange = Exchange(InProcessGrid(app, {}, len(NAMES), workers), timeout_s, WAY)
     exchange.roll_call(NAMES, {}, patience_s=1.0)
     return exchange
 
@@ -120,23 +123,23 @@ def test_an_answer_that_is_no_task_is_refused_with_the_sites_name():
 
     grid = InProcessGrid(app, {}, 1)
     with pytest.raises(Refused, match="north: expected a description"):
-        Exchange(grid, 5.0).roll_call(["north"], {}, patience_s=0.1)
+        Exchange(grid, 5.0, WAY).roll_call(["north"], {}, patience_s=0.1)
 
 
 def test_fewer_nodes_than_sites_play_the_sites_in_turn():
     """Flower's default of two nodes is enough for three sites: the third is played by the first node."""
-    told = Exchange(InProcessGrid(echo_app(), {}, 2), 5.0).roll_call(NAMES, {}, patience_s=0.1)
+    told, _ = Exchange(InProcessGrid(echo_app(), {}, 2), 5.0, WAY).roll_call(NAMES, {}, patience_s=0.1)
     assert {name: told[name]["node"] for name in NAMES} == {"north": 0, "south": 1, "harbour": 0}
 
 
 def test_a_registered_node_is_its_own_site_whatever_the_order():
     """Names that Flower's registry knows decide; a site that has none is told before anything is asked."""
     named = InProcessGrid(echo_app(), {}, 3, names=("harbour", "south", "north"))
-    told = Exchange(named, 5.0).roll_call(NAMES, {}, patience_s=0.1)
+    told, _ = Exchange(named, 5.0, WAY).roll_call(NAMES, {}, patience_s=0.1)
     assert [told[name]["node"] for name in NAMES] == [2, 1, 0]
     partly = InProcessGrid(echo_app(), {}, 2, names=("harbour", "south"))
     with pytest.raises(ConfigError, match="site 'north' is not there; Flower knows harbour, south"):
-        Exchange(partly, 5.0).roll_call(NAMES, {}, patience_s=0.1)
+        Exchange(partly, 5.0, WAY).roll_call(NAMES, {}, patience_s=0.1)
 
 
 def test_every_byte_is_counted_in_both_directions():

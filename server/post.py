@@ -1,0 +1,172 @@
+"""Messages on their way: one at a time to a real site, sent again where they came to nothing, late replies accepted.
+
+Every task is named by what goes into it, so a site that gets one twice does it once. That is why a message may be sent
+again whenever there is doubt.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedmerge import transport
+from fedmerge.errors import CampaignStopped, FedmergeError
+from fedmerge.transport import Letter
+from server.asks import Send
+from server.presence import NAMED_AFTER_S, Presence
+
+log = logging.getLogger("fedmerge")
+
+SILENCE_S = 90.0  # how much longer than it may keep a message a node that is there may be silent
+PAUSES_S = (1.0, 5.0, 15.0, 30.0)  # before a message that came to nothing is sent again
+UNDELIVERED = 5
+TRANSIENT = {
+    3: "its reply could not be read whole",
+    4: "its reply came too late",
+    UNDELIVERED: "its node is not connected",
+    8: "the program that took the message died",
+}
+"""Flower's error codes that say nothing of the task."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A message and its fate; an ask keeps its ticket from its first message to its last.
+
+    Attributes:
+        send: the message.
+        ids: Flower's names of it, one for each time that it was sent: any of them may be replied to.
+        began: when the ask's first message left; None: it has not yet.
+        sent: when this one left for the last time.
+        due: when it has to be sent; None: it is out.
+        tries: how often it came to nothing.
+    """
+
+    send: Send
+    ids: list[str] = field(default_factory=list)
+    began: float | None = None
+    sent: float = 0.0
+    due: float | None = 0.0
+    tries: int = 0
+
+    def turn(self, send: Send) -> None:
+        """Go on with the next message of the ask."""
+        self.send, self.ids, self.due, self.tries = send, [], 0.0, 0
+
+
+class Post:
+    """The messages that are out, and those that wait for their turn.
+
+    Args:
+        grid: Flower's.
+        presence: who is there.
+        hold_s: how long a site may keep a message; None in a simulation, whose nodes neither go nor come.
+        ttl_s: how long Flower keeps a message.
+    """
+
+    def __init__(self, grid: Grid, presence: Presence, hold_s: float | None, ttl_s: float) -> None:
+        self.grid, self.presence, self.hold_s, self.ttl_s = grid, presence, hold_s, ttl_s
+        self.tickets: list[Ticket] = []
+        self.traffic: list[dict[str, Any]] = []
+
+    def take(self, send: Send) -> Ticket:
+        """Put a message at the end of its site's queue."""
+        self.tickets.append(ticket := Ticket(send))
+        return ticket
+
+    def drop(self, ticket: Ticket) -> None:
+        """Wait for it no more."""
+        self.tickets.remove(ticket)
+
+    def dispatch(self, head: str, now: float) -> bool:
+        """Send what is due; tells whether anything was.
+
+        Args:
+            head: of the server's audit log.
+            now: seconds of a clock that only goes forward.
+        """
+        busy, served = False, set()
+        for ticket in list(self.tickets):
+            send = ticket.send
+            if self.presence.deployed and send.site in served:
+                continue
+            served.add(send.site)
+            if ticket.due is None and self._silent(ticket, now):
+                log.info("%s has been silent for %.0f s and is asked again", send.site, now - ticket.sent)
+                ticket.due, ticket.tries = now, ticket.tries + 1
+            if ticket.due is None or now < ticket.due or self.presence.offline(send.site):
+                continue
+            content = transport.pack(send.task, send.payload, send.site, head=head, note=send.note)
+            message = Message(content, self.presence.nodes[send.site], send.kind, ttl=self.ttl_s)
+            names = [name for name in self.grid.push_messages([message]) if name]
+            if not names:
+                self._again(ticket, "Flower takes no message for it", now)
+                continue
+            self._count("server", send.site, send.what, transport.size(content))
+            ticket.ids += names
+            ticket.sent, ticket.due, busy = now, None, True
+            ticket.began = now if ticket.began is None else ticket.began
+        return busy
+
+    def collect(self, now: float) -> list[tuple[Ticket, Letter | FedmergeError]]:
+        """The replies that are there: letters, and errors that are final."""
+        by_id = {name: t for t in self.tickets if not self.presence.offline(t.send.site) for name in t.ids}
+        found: list[tuple[Ticket, Letter | FedmergeError]] = []
+        for reply in self.grid.pull_messages(list(by_id)) if by_id else []:
+            name = reply.metadata.reply_to_message_id
+            ticket = by_id[name]
+            if name in ticket.ids and (letter := self._opened(ticket, name, reply, now)) is not None:
+                ticket.ids = []  # replies to the same message under another name say the same
+                found.append((ticket, letter))
+        return found
+
+    def back(self, site: str, now: float) -> None:
+        """A site is connected again: what was on its way may be lost, or may be answered yet."""
+        for ticket in self.tickets:
+            if ticket.send.site == site and ticket.ids and ticket.due is None:
+                ticket.due = now + (self.hold_s or 0.0) + NAMED_AFTER_S
+
+    def _opened(self, ticket: Ticket, name: str, reply: Message, now: float) -> Letter | FedmergeError | None:
+        """What a reply says; None where the message has to be sent again."""
+        site = ticket.send.site
+        if reply.has_error():
+            code = reply.error.code
+            if not self.presence.deployed or code not in TRANSIENT:
+                return CampaignStopped(f"{site} failed in {ticket.send.kind}: {reply.error.reason}")
+            if code != UNDELIVERED:
+                ticket.ids.remove(name)
+            if ticket.due is None:
+                self._again(ticket, TRANSIENT[code], now)
+            return None
+        try:
+            letter = transport.read(reply.content, site)
+        except FedmergeError as error:
+            return error
+        if self.presence.deployed and "away" in letter.note:
+            ticket.ids = []
+            self._again(ticket, str(letter.note["away"])[:200], now)
+            return None
+        self._count(site, "server", ticket.send.what, transport.size(reply.content))
+        self.presence.heard(site, now)
+        return letter
+
+    def _again(self, ticket: Ticket, reason: str, now: float) -> None:
+        """A message came to nothing, through no fault of the task: it is sent once more after a pause."""
+        self.presence.troubled(ticket.send.site, reason, now)
+        ticket.due = now + PAUSES_S[min(ticket.tries, len(PAUSES_S) - 1)]
+        ticket.tries += 1
+
+    def _silent(self, ticket: Ticket, now: float) -> bool:
+        patience = ((self.hold_s or 0.0) + SILENCE_S) * 2 ** min(ticket.tries, 3)
+        return self.presence.deployed and now - ticket.sent > patience
+
+    def _count(self, sender: str, receiver: str, what: str, size: int) -> None:
+        """Add to the traffic table; equal lines are one line with their sum and number."""
+        for line in self.traffic:
+            if (line["from"], line["to"], line["what"]) == (sender, receiver, what):
+                line["bytes"] += size
+                line["messages"] += 1
+                return
+        self.traffic.append({"from": sender, "to": receiver, "what": what, "bytes": size, "messages": 1})

@@ -1,0 +1,86 @@
+"""Where each site is, for those who watch: `progress.json` in the server's part of a run, rewritten once a second.
+
+    {"time": 1760000000.0, "sites": {"north": {"state": "working", "what": "train.contribute", "since": 1759990000.0,
+     "reason": "", "progress": {"what": "training", "done": 400, "total": 2000}, "sent": 120, "received": 240}}}
+
+Times are seconds since 1970, traffic is bytes from the server to the site and back. `state` is `idle`, `asked`,
+`working` (the site has said that it is at it) or `away`, then with a reason.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from server.presence import Presence
+
+EVERY_S = 1.0
+
+
+class Progress:
+    """The file.
+
+    Args:
+        path: where it is; None: nowhere.
+        wall: the time of day in seconds since 1970.
+    """
+
+    def __init__(self, path: Path | None = None, wall: Callable[[], float] = time.time) -> None:
+        self.path, self._wall = path, wall
+        self._told: dict[str, dict[str, Any]] = {}
+        self._states: dict[str, tuple[str, str, float]] = {}
+        self._written = 0.0
+
+    def tell(self, site: str, facts: Any) -> None:  # noqa: ANN401 - as it came
+        """What a site says of its work; None: it has answered."""
+        if isinstance(facts, dict) and all(type(facts.get(key)) is int for key in ("done", "total")):
+            self._told[site] = {
+                "what": str(facts.get("what", ""))[:120],
+                "done": facts["done"],
+                "total": facts["total"],
+            }
+        elif facts is None:
+            self._told.pop(site, None)
+
+    def write(
+        self,
+        sites: Iterable[str],
+        presence: Presence,
+        asked: Mapping[str, str],
+        traffic: list[dict[str, Any]],
+        *,
+        at_last: bool = False,
+    ) -> None:
+        """Write the file anew, when it is time.
+
+        Args:
+            sites: all of them.
+            presence: which of them are there.
+            asked: site -> what it is asked at the moment.
+            traffic: the exchange's table.
+            at_last: whether nothing comes after this for a while.
+        """
+        now = self._wall()
+        if self.path is None or (not at_last and 0 <= now - self._written < EVERY_S):
+            return
+        self._written = now
+        table = {}
+        for site in sites:
+            gap, what, told = presence.gap(site), asked.get(site, ""), self._told.get(site)
+            state = "away" if gap else "working" if what and told else "asked" if what else "idle"
+            if self._states.get(site, ("", "", 0.0))[:2] != (state, what):
+                self._states[site] = (state, what, now)
+            table[site] = {
+                "state": state,
+                "what": what,
+                "since": self._states[site][2],
+                "reason": gap.reason if gap else "",
+                "progress": told,
+                "sent": sum(line["bytes"] for line in traffic if line["to"] == site),
+                "received": sum(line["bytes"] for line in traffic if line["from"] == site),
+            }
+        fresh = self.path.with_name(f".{self.path.name}")
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(json.dumps({"time": now, "sites": table}), encoding="utf-8")
+        fresh.replace(self.path)
