@@ -127,6 +127,7 @@ def supervise(
     state_file: Path,
     stop: threading.Event | None = None,
     on_tick: Callable[[], None] | None = None,
+    on_change: Callable[[Kept], None] | None = None,
     *,
     tick_s: float = 0.25,
 ) -> None:
@@ -139,6 +140,7 @@ def supervise(
         state_file: JSON that says what runs, for `status` and for the next supervisor.
         stop: ends the supervision when set.
         on_tick: called between two looks at the programs, on the same thread.
+        on_change: called when a program was started, became ready, or ended.
         tick_s: the time between two looks.
 
     Raises:
@@ -151,9 +153,12 @@ def supervise(
         rotated = time.monotonic()
         try:
             while not stop.is_set():
-                changed = [one.step(time.monotonic(), kept) for one in kept.values()]
-                if any(changed):
+                changed = [one for one in kept.values() if one.step(time.monotonic(), kept)]
+                if changed:
                     _keep(state_file, kept)
+                if on_change is not None:
+                    for one in changed:
+                        on_change(one)
                 if time.monotonic() - rotated > 10:
                     rotated = time.monotonic()
                     for program in programs:

@@ -15,8 +15,9 @@ from flwr.serverapp import Grid, ServerApp
 from fedmerge import campaign, report
 from fedmerge.errors import ConfigError, FedmergeError
 from server import plan as plans
+from server import verdict
 from server.inprocess import InProcessGrid
-from server.store import Store, write
+from server.store import Store
 from server.strategy import FedMerge
 
 app = ServerApp()
@@ -38,16 +39,20 @@ def main(grid: Grid, context: Context) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    words = "the server's app failed; its log has the reason"
     try:
-        _run(grid, run, out, path, base)
-        words = "done"
-    except FedmergeError as error:
-        words = str(error)
-        log.error("%s", words)  # noqa: TRY400 - the sentence says it all
-        raise
+        with verdict.running(out):
+            verdict.forget(out)
+            try:
+                _run(grid, run, out, path, base)
+            except Exception as error:  # but not the end of the process, which leaves no word
+                if isinstance(error, FedmergeError):
+                    log.error("%s", error)  # noqa: TRY400 - the sentence says it all
+                else:
+                    log.exception("the campaign ended unexpectedly")
+                verdict.tell(out, verdict.of(error))
+                raise
+            verdict.tell(out, verdict.DONE)
     finally:
-        write(out / "server" / "ended.txt", words.encode())
         log.removeHandler(handler)
         handler.close()
 
