@@ -182,6 +182,27 @@ def leave_out(folder: Path, site: str, now: str) -> None:
     write(folder / WORDS, json.dumps(said, indent=1).encode())
 
 
+def forget(folder: Path, site: str, now: str) -> None:
+    """Go on without a source whose contributions are withdrawn, whoever is left."""
+    said = words(folder)
+    said["left-out"][site] = f"{now}, withdrawn"
+    write(folder / WORDS, json.dumps(said, indent=1).encode())
+
+
+def store_of(run: str, runs: Path | None) -> Path:
+    """The store of the run that a command names: the folder of a run, or its name below a server's home.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    places = [Path(run)] if runs is None else [Path(run), runs / run / "out"]
+    for out in places:
+        if (out / "server").is_dir():
+            return out / "server"
+    known = ", ".join(sorted(path.name for path in runs.glob("*"))) if runs else ""
+    raise ConfigError(f"there is no run {run}" + (f"; the server has {known or 'none'}" if runs else ""))
+
+
 def _judged(folder: Path) -> list[dict[str, Any]]:
     path = folder / CHANGES
     found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

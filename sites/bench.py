@@ -118,6 +118,7 @@ def card(bench: Bench) -> dict[str, Any]:
         "spacing_mm": list(data.spacing_mm) if data.spacing_mm else None,
         "method": bench.method.name,
         "sources": list(row.sources),
+        "contributions": list(row.digests),
         "target_cases": row.target_cases,
         "seed": row.seed,
         "device": devices.describe(wanted=row.precision),

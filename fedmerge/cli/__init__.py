@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from fedmerge import __version__
-from fedmerge.cli import audit, check, fuse, inspect, phantom, predict, screen, simulate
+from fedmerge.cli import audit, check, fuse, inspect, phantom, predict, screen, simulate, withdraw
 
 __all__ = ["app", "main"]
 
@@ -32,11 +32,12 @@ for _command in (
     fuse.fuse,
     inspect.inspect,
     predict.predict,
+    withdraw.withdraw,
 ):
     app.command()(_command)
 
 _Commands = tuple[Callable[..., None], ...]
-SERVER: _Commands = ()
+SERVER: _Commands = (withdraw.release, withdraw.leave_out)
 SITE: _Commands = ()
 AUDIT: _Commands = (audit.verify,)
 for _name, _help, _commands in (

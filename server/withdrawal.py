@@ -1,0 +1,211 @@
+"""A site takes its contributions back: they go from the stores of all runs, and what came from them is named.
+
+What others made of them cannot be taken back here: models that were merged from them, contributions of sites that were
+trained from them in a chain, copies that a target has received. They are found by digest: rows and models name the
+contributions that they were made of, and a contribution names the weights that its training started from.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedmerge import campaign, container, params, wire
+from fedmerge.contribution import Contribution
+from fedmerge.errors import ConfigError, FedmergeError
+from server import holding, inbound
+from server.record import Witness
+
+PLACES = ("contributions", "reused")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A contribution of the site in a run's store."""
+
+    run: str
+    path: Path
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Heir:
+    """What came from the site's contributions.
+
+    Attributes:
+        run: the campaign.
+        kind: `"merged model"`, `"fine-tuned model"`, `"contribution"` or `"copy"`.
+        what: which one.
+        where: a path on this server, or the site that has it.
+        digests: of the contributions of the site that it came from.
+    """
+
+    run: str
+    kind: str
+    what: str
+    where: str
+    digests: tuple[str, ...]
+
+
+@dataclass
+class Withdrawal:
+    """What was found, and is deleted or named."""
+
+    site: str
+    taken: list[Taken] = field(default_factory=list)
+    heirs: list[Heir] = field(default_factory=list)
+
+
+def look(runs: Path, site: str) -> Withdrawal:
+    """Find a site's contributions in all runs, and what came from them. Nothing is changed.
+
+    Args:
+        runs: the folder of the runs, each with its `out`.
+        site: the source.
+    """
+    found = Withdrawal(site)
+    for run in _runs(runs):
+        mine = [(path, c) for path, c in _contributions(run) if c.site == site]
+        found.taken += [Taken(run.name, path, inbound.name_of(path), path.stat().st_size) for path, _ in mine]
+    digests = {one.digest for one in found.taken}
+    for run in _runs(runs):
+        origin = _descent(run, site, digests)
+        found.heirs += _heirs(run, site, origin)
+    return found
+
+
+def withdraw(found: Withdrawal, runs: Path, now: str, witness: Witness) -> None:
+    """Delete what `look` has found of the site itself, and write deleted and named things into the audit log.
+
+    A run that had a contribution of the site goes on without the site when it is resumed.
+
+    Args:
+        found: from `look`.
+        runs: the folder of the runs.
+        now: the time that is written down.
+        witness: the audit log.
+
+    Raises:
+        ConfigError: a run that uses them is under way.
+    """
+    names = {one.run for one in found.taken}
+    for run in _runs(runs):
+        if run.name in names and _under_way(run):
+            raise ConfigError(f"the run {run.name} uses contributions of {found.site}: stop it first")
+    for run in _runs(runs):
+        if run.name in names:
+            store = run / "out" / "server"
+            holding.forget(store, found.site, now)
+            for start in _starts(run, found.site):
+                start.unlink()
+            if (parts := store / "incoming" / found.site).exists():
+                shutil.rmtree(parts)
+    for one in found.taken:
+        one.path.unlink()
+        witness.note(found.site, "contribution withdrawn", f"deleted from the store of the run {one.run}", one.digest)
+    for heir in found.heirs:
+        reason = f"{heir.kind} {heir.what} of the run {heir.run}, at {heir.where}, came from a withdrawn contribution"
+        witness.note(found.site, "came from a withdrawn contribution", reason, heir.digests[0])
+
+
+def _runs(folder: Path) -> Iterator[Path]:
+    return iter(sorted(path for path in folder.glob("*") if (path / "out" / "server").is_dir()))
+
+
+def _under_way(run: Path) -> bool:
+    path = run / "run.json"
+    state = json.loads(path.read_text(encoding="utf-8")).get("state") if path.exists() else ""
+    return state in ("queued", "running")
+
+
+def _contributions(run: Path) -> Iterator[tuple[Path, Contribution]]:
+    """The contributions in a run's store; a file that is none is passed over."""
+    for place in PLACES:
+        for path in sorted((run / "out" / "server" / place).glob("*.safetensors")):
+            try:
+                yield path, wire.read(path)
+            except FedmergeError:
+                continue
+
+
+def _body(c: Contribution) -> str:
+    """The digest of what a chain's next site starts from: P and the norms, the names that carry a Fisher."""
+    return params.digest(params.split(c.weights, c.fisher)[0])
+
+
+def _descent(run: Path, site: str, digests: set[str]) -> dict[str, tuple[str, ...]]:
+    """Digest -> the digests of the site's contributions that it descends from, of all contributions of a run."""
+    bodies: dict[str, tuple[str, ...]] = {}
+    origin: dict[str, tuple[str, ...]] = {}
+    waiting = [(inbound.name_of(path), c.site, c.parent, _body(c)) for path, c in _contributions(run)]
+    for name, who, _, body in waiting:
+        if who == site or name in digests:
+            origin[name] = bodies[body] = (name,)
+    grew = True
+    while grew:
+        grew = False
+        for name, _, parent, body in waiting:
+            if name not in origin and parent in bodies:
+                origin[name] = bodies[body] = bodies[parent]
+                grew = True
+    return origin
+
+
+def _heirs(run: Path, site: str, origin: dict[str, tuple[str, ...]]) -> Iterator[Heir]:
+    """What came from the contributions that `origin` lists."""
+    for path, c in _contributions(run):
+        if c.site != site and (digests := origin.get(inbound.name_of(path))):
+            yield Heir(run.name, "contribution", f"of {c.site}, trained from it", str(path), digests)
+    seen: set[tuple[str, str]] = set()
+    for path in sorted((run / "out" / "models").rglob("*.safetensors")):
+        kind = "fine-tuned model" if path.name.endswith(".fine-tuned.safetensors") else "merged model"
+        label = path.name.removesuffix(".safetensors").rpartition(".")[0]
+        seen.add((kind, f"{path.parent.name}/{label}"))
+        if digests := _of(_card(path).get("contributions", []), origin):
+            yield Heir(run.name, kind, label, str(path), digests)
+    yield from _at_targets(run, site, origin, seen)
+
+
+def _at_targets(run: Path, site: str, origin: dict[str, tuple[str, ...]], seen: set[tuple[str, str]]) -> Iterator[Heir]:
+    """What the targets of a run hold: fine-tuned models that stayed with them, and in a near fit the contributions."""
+    results = run / "out" / "results.json"
+    rows = json.loads(results.read_text(encoding="utf-8"))["rows"] if results.exists() else []
+    for row in rows:
+        if row["stage"] == "fine-tuned" and row["status"] == "ok":
+            method = str(row["method"]).replace(":", "-")
+            label = f"{method}-seed{row['seed']}-chain{row['chain']}-n{row['target_cases']}"
+            digests = _of(list(row.get("contributions", {}).values()), origin)
+            if digests and ("fine-tuned model", f"{row['target']}/{label}") not in seen:
+                yield Heir(run.name, "fine-tuned model", label, row["target"], digests)
+    plan = run / "campaign.toml"
+    table = campaign.read(plan) if plan.exists() else {}
+    mine = _of(list(origin), origin)
+    if mine and table.get("campaign", {}).get("fit", "near") == "near":
+        for target in (s["name"] for s in table.get("site", []) if s.get("role") == "target"):
+            yield Heir(run.name, "copy", f"of the contribution of {site}, for the fit beside the data", target, mine)
+
+
+def _of(names: Any, origin: dict[str, tuple[str, ...]]) -> tuple[str, ...]:  # noqa: ANN401 - whatever a file holds
+    """The site's digests behind a list of digests."""
+    known = [origin[name] for name in names if isinstance(name, str) and name in origin]
+    return tuple(dict.fromkeys(digest for group in known for digest in group))
+
+
+def _card(path: Path) -> dict[str, Any]:
+    """The metadata of a model file; empty where it has none."""
+    try:
+        text = container.read_header(path).metadata.get("fedmerge", "{}")
+        facts = container.parse(text, str(path))
+    except FedmergeError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _starts(run: Path, site: str) -> list[Path]:
+    """The files that held the site's body for the next one of a chain."""
+    folder = run / "out" / "server" / "starts"
+    bodies = {_body(c).removeprefix("sha256:") for _, c in _contributions(run) if c.site == site}
+    return [path for body in bodies if (path := folder / f"{body}.safetensors").exists()]
