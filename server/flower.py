@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 import tomli_w
 
-from fedmerge import campaign, surroundings
+from fedmerge import bundle, campaign, surroundings
 from fedmerge.errors import CampaignStopped, ConfigError, FedmergeError
 
 log = logging.getLogger("fedmerge")
@@ -92,45 +92,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait(5)
 
 
-def app_folder(folder: Path) -> Path:
-    """A Flower app out of the installed `sites` and `server`, with the run config's keys as they are known here."""
-    import server
-    import sites
-
-    for package in (sites, server):
-        source = Path(str(package.__file__)).parent
-        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-    table = {
-        "project": {"name": "fedmerge-app", "version": "0.1.0", "description": "fedmerge", "license": "Apache-2.0"},
-        "tool": {
-            "flwr": {
-                "app": {
-                    "publisher": "fedmerge",
-                    "fab-include": ["sites/**/*.py", "server/**/*.py"],
-                    "components": {"serverapp": "server.app:app", "clientapp": "sites.app:app"},
-                    "config": dict(DEFAULTS),
-                }
-            }
-        },
-    }
-    (folder / "pyproject.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
-    return folder
-
-
-DEFAULTS: dict[str, Any] = {
-    "campaign": "",
-    "out": "",
-    "methods": "",
-    "seeds": "",
-    "chains": "",
-    "target-cases": 0,
-    "reuse": "",
-    "data": "",
-    "resume": True,
-    "workers": 0,
-}
-
-
 def run(run_config: Mapping[str, Any], nodes: int, home: Path, app: Path | None = None) -> None:
     """Run a campaign through Flower's simulation runtime, one node a site.
 
@@ -151,9 +112,11 @@ def run(run_config: Mapping[str, Any], nodes: int, home: Path, app: Path | None 
     verdict.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="fedmerge-app-") as temporary, superlink(home) as connection:
         overrides = Path(temporary) / "run-config.toml"
-        overrides.write_text(tomli_w.dumps({k: v for k, v in run_config.items() if k in DEFAULTS}), encoding="utf-8")
+        overrides.write_text(
+            tomli_w.dumps({k: v for k, v in run_config.items() if k in bundle.CONFIG}), encoding="utf-8"
+        )
         command = [
-            "flwr", "run", str(app or app_folder(Path(temporary) / "app")), connection, "--stream",
+            "flwr", "run", str(app or bundle.folder(Path(temporary) / "app")), connection, "--stream",
             "--run-config", str(overrides),
             "--federation-config", f"num-supernodes={nodes} client-resources-num-cpus=1",
         ]  # fmt: skip

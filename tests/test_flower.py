@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from small import campaign, hospitals
 
+from fedmerge import bundle
 from fedmerge import campaign as campaigns
 from server import flower, inprocess
 from server.app import app as server_app
@@ -38,16 +39,16 @@ def test_flowers_runtime_gives_the_numbers_of_the_inprocess_engine(tmp_path):
 
 def test_the_bundle_holds_the_two_sides_and_no_patient(tmp_path):
     """What Flower ships is Python of `sites` and `server`; data beside it stays where it is."""
-    app = flower.app_folder(tmp_path / "app")
+    app = bundle.folder(tmp_path / "app")
     (app / "sites" / "patients.json").write_text("{}")
     built = subprocess.run(
         [Path(sys.executable).with_name("flwr"), "build", "--app", app],
         cwd=tmp_path, env=flower.environment(tmp_path / "home"), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    (bundle,) = tmp_path.glob("*.fab")
+    (made,) = tmp_path.glob("*.fab")
     import zipfile
 
-    names = zipfile.ZipFile(bundle).namelist()
+    names = zipfile.ZipFile(made).namelist()
     assert built.returncode == 0
     assert {"server/app.py", "sites/app.py", "pyproject.toml"} <= set(names)
     assert not any(name.endswith("patients.json") for name in names)
@@ -56,7 +57,7 @@ def test_the_bundle_holds_the_two_sides_and_no_patient(tmp_path):
 def test_the_folder_of_the_project_is_the_same_app():
     """`flwr run .` in a checkout finds the components and run-config keys that the engine uses."""
     told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
-    assert told["config"] == flower.DEFAULTS
+    assert told["config"] == bundle.CONFIG
     assert told["components"] == {"serverapp": "server.app:app", "clientapp": "sites.app:app"}
     assert told["fab-include"] == ["sites/**/*.py", "server/**/*.py"]
 

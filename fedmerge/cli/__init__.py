@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from fedmerge import __version__
-from fedmerge.cli import audit, check, fuse, inspect, phantom, predict, screen, simulate, withdraw
+from fedmerge.cli import allow, audit, check, fuse, inspect, phantom, predict, screen, simulate, withdraw
 
 __all__ = ["app", "main"]
 
@@ -38,7 +38,7 @@ for _command in (
 
 _Commands = tuple[Callable[..., None], ...]
 SERVER: _Commands = (withdraw.release, withdraw.leave_out)
-SITE: _Commands = ()
+SITE: _Commands = (allow.allow,)
 AUDIT: _Commands = (audit.verify,)
 for _name, _help, _commands in (
     ("server", "The coordinator's side of a consortium.", SERVER),

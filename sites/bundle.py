@@ -1,0 +1,169 @@
+"""The bundles that may run at a site, and the gate in front of them.
+
+A bundle is the server's code in the hospital. It runs only when its digest is on the site's own list, which
+`fedmerge site allow` writes. The gate stands where Flower would start the bundle: Flower's SuperExec finds our commands
+first on its path, and they start Flower's own ClientApp process with one change: what is not on the list is neither
+unpacked nor imported. Where Flower has moved the two functions that the gate stands at, nothing runs at all.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedmerge import bundle
+from fedmerge.errors import ConfigError, Refused
+from sites import home, toml
+from sites.home import Paths
+
+HASH = "FEDMERGE_BUNDLE"  # the digest of the bundle that runs, for the agent
+GATE = "flwr-clientapp"
+CLOSED = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
+"""What else a SuperLink could have a site's SuperExec start."""
+
+
+def allowed(paths: Paths) -> dict[str, str]:
+    """The bundles that may run: digest -> what the site noted about it.
+
+    Raises:
+        ConfigError: the list cannot be read.
+    """
+    if not paths.allowed.exists():
+        return {}
+    table = toml.read(paths.allowed)
+    toml.only(table, ("bundles",), paths.allowed.name)
+    listed = table.get("bundles", {})
+    if not isinstance(listed, dict) or not all(isinstance(note, str) for note in listed.values()):
+        raise ConfigError(f"{paths.allowed} expected [bundles] with a note for each digest, got {listed!r:.80}")
+    return dict(listed)
+
+
+def allow(paths: Paths, data: bytes, note: str) -> str:
+    """Put a bundle on the list.
+
+    Args:
+        paths: the site's home.
+        data: the bundle.
+        note: where it comes from.
+
+    Returns:
+        Its digest.
+
+    Raises:
+        Refused: it is no bundle.
+    """
+    digest = bundle.digest(data)
+    _write(paths, {**allowed(paths), digest: note})
+    return digest
+
+
+def forbid(paths: Paths, digest: str) -> None:
+    """Take a bundle off the list.
+
+    Raises:
+        ConfigError: it is not on the list.
+    """
+    listed = allowed(paths)
+    if digest not in listed:
+        raise ConfigError(f"{paths.allowed}: expected one of {', '.join(listed) or 'none'}, got {digest}")
+    del listed[digest]
+    _write(paths, listed)
+
+
+def _write(paths: Paths, listed: dict[str, str]) -> None:
+    home.write(paths.allowed, tomli_w.dumps({"bundles": listed}))
+    paths.allowed.chmod(0o644)  # the node's user reads it, and cannot write it
+
+
+def commands(folder: Path) -> Path:
+    """Write the commands that stand first on the path of the site's SuperExec: the gate, and closed doors.
+
+    Returns:
+        The folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    python = shlex.quote(sys.executable)
+    for name in (GATE, *CLOSED):
+        word = "" if name == GATE else f" {name}"
+        script = folder / name
+        # -P: the working folder is not searched for modules
+        script.write_text(f'#!/bin/sh\nexec {python} -P -m sites.bundle{word} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+    return folder
+
+
+def gate(paths: Paths, runtime: Any) -> None:  # noqa: ANN401 - Flower's module
+    """Stand in front of Flower's functions that unpack and load a bundle.
+
+    Args:
+        paths: the site's home.
+        runtime: the module `flwr.supernode.runtime.run_clientapp`.
+
+    Raises:
+        ConfigError: Flower has moved them.
+    """
+    unpack: Callable[..., Any] | None = getattr(runtime, "install_from_fab", None)
+    loader: Callable[..., Any] | None = getattr(runtime, "get_load_client_app_fn", None)
+    if unpack is None or loader is None:
+        raise ConfigError("this version of Flower unpacks and loads bundles elsewhere: no bundle runs here")
+    let_in: set[str] = set()
+
+    def checked_unpack(content: bytes, *rest: Any, **options: Any) -> Any:  # noqa: ANN401 - as Flower's function
+        digest = bundle.digest(content)
+        if digest not in allowed(paths):
+            tell(paths, digest)
+            raise Refused(f"the bundle {digest} is not on this site's list")
+        result = unpack(content, *rest, **options)
+        os.environ[HASH] = digest
+        let_in.add(hashlib.sha256(content).hexdigest())
+        return result
+
+    def checked_loader(*rest: Any, **options: Any) -> Callable[[str, str, str], Any]:  # noqa: ANN401
+        load = loader(*rest, **options)
+
+        def checked_load(name: str, version: str, flowers_hash: str) -> Any:  # noqa: ANN401 - a ClientApp
+            if flowers_hash not in let_in:  # an older bundle that lies about, under the name of an allowed one
+                raise Refused("the bundle to be loaded is not the one that was checked")
+            return load(name, version, flowers_hash)
+
+        return checked_load
+
+    runtime.install_from_fab, runtime.get_load_client_app_fn = checked_unpack, checked_loader
+
+
+def tell(paths: Paths, digest: str) -> None:
+    """Let the agent write into the audit log that a bundle was refused; without an agent, there is nobody to tell."""
+    frame = json.dumps({"op": "describe", "bundle": digest, "to": "", "head": "", "task": {}, "payload": {}}).encode()
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(5.0)
+        line.connect(str(paths.socket))
+        line.sendall(struct.pack(">I", len(frame)) + frame)
+        line.recv(4)
+
+
+def main(arguments: list[str]) -> int:
+    """The commands that Flower's SuperExec starts: `flwr-clientapp` behind the gate, all others closed."""
+    if arguments and arguments[0] in CLOSED:
+        print(f"fedmerge: a site runs no {arguments[0]}", file=sys.stderr)
+        return 2
+    paths = Paths(Path(os.environ[home.VARIABLE]))
+    from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+    from flwr.supernode.runtime import run_clientapp
+
+    gate(paths, run_clientapp)
+    sys.argv = [GATE, *arguments]
+    flwr_clientapp()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
