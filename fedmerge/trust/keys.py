@@ -53,17 +53,21 @@ def new_node() -> ec.EllipticCurvePrivateKey:
 
 
 def keep(path: Path, key: Private) -> None:
-    """Write a new private key, readable by its owner only; a file that is there is never replaced.
+    """Write a new private key (PKCS 8 in PEM), readable by its owner only; a file that is there is never replaced.
 
     Args:
         path: the file; its folder is made, closed to others, where it is missing.
-        key: an elliptic-curve key is written in OpenSSH's format, the others as PKCS 8 in PEM.
+        key: the key.
 
     Raises:
         ConfigError: there is a file already.
     """
-    form = PrivateFormat.OpenSSH if isinstance(key, ec.EllipticCurvePrivateKey) else PrivateFormat.PKCS8
-    keep_bytes(path, key.private_bytes(Encoding.PEM, form, NoEncryption()))
+    keep_bytes(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def keep_node(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """Write a SuperNode's new key in OpenSSH's format, as Flower wants it; else as `keep`."""
+    keep_bytes(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
 
 
 def keep_bytes(path: Path, data: bytes) -> None:
