@@ -15,11 +15,11 @@ same answer; what the SuperLink says of its errors stays here.
 import argparse
 import asyncio
 import contextlib
-import json
 import logging
 import ssl
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -30,8 +30,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fedmerge.errors import FedmergeError
-from fedmerge.trust import certificates, keys
-from fedmerge.trust.audit import Log
+from server import consortium, record
 from server import home as homes
 from server.guests import Book, Guests, Turnings
 from server.home import Home
@@ -95,20 +94,15 @@ def open_door(home: Home, superlink: str) -> Door:
         home: whose certificates, roster and audit log are used.
         superlink: the SuperLink's address, as `127.0.0.1:PORT`.
     """
-    authority = certificates.read(home.authority.read_bytes(), str(home.authority))
-    audited = Log(home.audit, keys.read_signing(home.audit_key), home.name)
-
-    def roster() -> bytes:
-        told = {"roster": home.roster.read_text(encoding="utf-8"), "authority": certificates.text(authority)}
-        return json.dumps(told).encode()
+    witness = record.of(home)
 
     def write(call: str, address: str, reason: str) -> None:
         with contextlib.suppress(OSError, FedmergeError):  # the disk is full: the call is refused all the same
-            audited.append("refused", call, "front door", peer=address, reason=reason)
+            witness.refused(address, call, reason)
 
     return Door(
-        Guests(home.roster, authority), roster, to_superlink(superlink, home.authority), Book(home.run / "door.json"),
-        Turnings(), write,
+        Guests(home.roster, consortium.authority(home)), partial(consortium.public_bytes, home),
+        to_superlink(superlink, home.authority), Book(home.run / "door.json"), Turnings(), write,
     )  # fmt: skip
 
 

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from fedmerge.surroundings import free_port
 from fedmerge.trust import certificates, keys, roster
-from server import home as homes
+from server import consortium
 from server.guests import KEY, MOMENT, SIGNATURE, pem
 
 DAY = 86_400
@@ -20,27 +19,14 @@ DAY = 86_400
 class Consortium:
     """A server's home in `folder`, without a site at first."""
 
-    def __init__(self, folder, now=None):
-        self.now = now or time.time()
-        self.home = homes.Home(folder, "north", ("localhost",), free_port(), free_port())
-        for path in (self.home.authority.parent, self.home.keys, self.home.run):
-            path.mkdir(parents=True)
-        self.authority_key, self.authority = certificates.new_authority("north", self.home.hosts, self.now)
-        self.home.authority.write_bytes(self.authority.public_bytes(Encoding.PEM))
-        key = keys.new_node()
-        made = certificates.server_certificate(
-            self.authority_key, self.authority, key.public_key(), self.home.hosts, self.now
-        )
-        self.home.server_certificate.write_bytes(made.public_bytes(Encoding.PEM))
-        self.home.server_key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        keys.keep(self.home.audit_key, keys.new_signing())
-        self.signer = keys.new_signing()
-        self.word = certificates.roster_certificate(
-            self.authority_key, self.authority, self.signer.public_key(), self.now
-        )
-        audit = keys.public_text(keys.read_signing(self.home.audit_key))
-        self.roster = roster.Roster("north", 0, int(self.now), "", audit)
-        self.publish()
+    def __init__(self, folder):
+        self.now = time.time()
+        self.home = consortium.init(folder, "north", ["localhost"], port=free_port(), now=self.now)
+        self.authority = consortium.authority(self.home)
+        self.authority_key = keys.read_node(self.home.authority_key)
+        self.signer = keys.read_signing(self.home.roster_key)
+        self.word = certificates.read(self.home.roster_certificate.read_bytes(), "the word")
+        self.roster = consortium.current(self.home, self.now)
 
     def publish(self, *entries):
         """A roster of the next epoch with these entries."""

@@ -70,7 +70,6 @@ FLOORS = {
     "server.strategy": 4,
     "server.app": 4,
     "server.door": 4,
-    "server.superlink": 4,
     "server.up": 4,
     "server.verdict": 4,
     "server.guests": 4,
