@@ -204,3 +204,22 @@ def spelling(site: Site, others: Mapping[str, Sequence[str]], where: str) -> lis
     if not told:
         told.append(Line(where, "ok", f"the labels {', '.join(own)} are spelt as at {', '.join(others)}"))
     return told
+
+
+def agreed(site: Site, names: Sequence[str]) -> list[Line]:
+    """Whether the site's labels have the names that the consortium has agreed on.
+
+    Args:
+        site: whose labels to look at.
+        names: of the table `[labels]` that travels in the roster; empty: nothing was agreed on.
+    """
+    where = "labels"
+    if not names:
+        return [Line(where, "ok", "the consortium has not agreed on names of labels")]
+    told = spelling(site, {"the consortium": names}, where)
+    misspelt = [line for line in told if line.result == "error"]
+    for label in site.data.labels:
+        if label not in names and not any(f"'{label}'" in line.found for line in misspelt):
+            sentence = f"the label '{label}' is not among those that the consortium has agreed on: {', '.join(names)}"
+            misspelt.append(Line(where, "warning", sentence, "ask the coordinator to add it, or use the agreed name"))
+    return misspelt or told

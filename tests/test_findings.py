@@ -126,3 +126,20 @@ def test_labels_that_agree_are_said_to(tmp_path):
     """Another site's other labels are no contradiction."""
     asked = replace(ASKED, labels={"south": ("front", "side"), "north": ("Front",)})
     assert findings.campaign(hospital(tmp_path), asked)[-1].found == ("the labels front, back are spelt as at south")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ((), [("ok", "has not agreed on names")]),
+        (("front", "back", "side"), [("ok", "front, back are spelt as at the consortium")]),
+        (("Front", "back"), [("error", "the label 'front' is spelt 'Front' at the consortium")]),
+        (("front", "tumour"), [("warning", "the label 'back' is not among those")]),
+        (("Front",), [("error", "'front' is spelt 'Front'"), ("warning", "the label 'back' is not among those")]),
+    ],
+)
+def test_labels_are_held_against_those_that_the_consortium_agreed_on(tmp_path, names, expected):
+    """Another spelling of an agreed name is an error, a name that nobody agreed on a warning."""
+    lines = findings.agreed(hospital(tmp_path), names)
+    assert [line.result for line in lines] == [result for result, _ in expected]
+    assert all(words in line.found for line, (_, words) in zip(lines, expected))
