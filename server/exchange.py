@@ -13,7 +13,7 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from fedmerge import parts
-from fedmerge.errors import Absent, ConfigError, FedmergeError, Refused
+from fedmerge.errors import Absent, CampaignStopped, ConfigError, FedmergeError, Refused
 from server import parts as ways
 from server.asks import Answer, Ask, Conversation, Flow, Part, Payload
 from server.parts import Way
@@ -97,14 +97,13 @@ class Exchange:
         def ask(name: str) -> Conversation:
             try:
                 answer = yield Ask(name, "query.describe", task, what="roll call")
-            except Absent as error:
+                _check_name(answer.task, name)
+            except (CampaignStopped, Refused) as error:
                 if name not in excused:
                     raise
                 absent[name] = str(error)
-                return
-            if answer.task.get("site") != name:
-                raise Refused(f"{name}: expected a description with this name, got {answer.task.get('site')!r}")
-            told[name] = answer.task
+            else:
+                told[name] = answer.task
 
         self.converse([ask(name) for name in self.sites])
         return {name: told[name] for name in self.sites if name in told}, absent
@@ -211,6 +210,11 @@ class Exchange:
                 self.witness.sent(ask.site, what, size, digest, ask.kind)
             else:
                 self.witness.came(ask.site, what, size, digest, ask.kind, head)
+
+
+def _check_name(told: dict[str, Any], name: str) -> None:
+    if told.get("site") != name:
+        raise Refused(f"{name}: expected a description with this name, got {told.get('site')!r:.80}")
 
 
 def _deal(grid: Grid, expected: tuple[str, ...], patience_s: float) -> dict[str, int]:

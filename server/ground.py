@@ -1,6 +1,7 @@
 """What a campaign stands on once the sites have answered: their nets, the partition, the common ancestor."""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,11 @@ from fedmerge.params import Params
 from server import inbound
 from server.plan import Plan
 from server.record import Witness
-from server.store import Store
+from server.store import Store, write
 
 log = logging.getLogger("fedmerge")
+
+STARTS = "starts"
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,20 @@ class Ground:
         self.ancestors[chain] = start if self.plan.weights is None else _from_file(self.plan.weights, start)
         return self.ancestors[chain]
 
+    def on_disk(self, weights: Params) -> Path:
+        """Weights that several messages refer to, as a file under their digest: nobody holds them in memory meanwhile.
+
+        The files are there while sources train and targets are served; `sweep` throws them away.
+        """
+        path = self.store.folder / STARTS / f"{params.digest(weights).removeprefix('sha256:')}.safetensors"
+        if not path.exists():
+            write(path, wire.params_to_bytes(weights))
+        return path
+
+    def sweep(self) -> None:
+        """Throw away the files of `on_disk`."""
+        shutil.rmtree(self.store.folder / STARTS, ignore_errors=True)
+
     def axes(self, site: str) -> dict[str, int]:
         """The axis of the output kernels of each parameter."""
         net = self.nets[site]
@@ -126,7 +143,15 @@ def lay(
             spelling, or there is nothing to train or test on.
         Refused: a stored contribution does not fit.
     """
-    sites = {name: tasks.from_table(tasks.Description, table, name) for name, table in told.items()}
+    sites: dict[str, tasks.Description] = {}
+    reasons = dict(absent or {})
+    for name, table in told.items():
+        try:
+            sites[name] = tasks.from_table(tasks.Description, table, name)
+        except Refused as error:
+            if plan.absent != "without" or name not in plan.sources:
+                raise
+            reasons[name] = str(error)
     given = {m.name: m.contribution for m in plan.members if m.contribution is not None}
     outside: dict[str, tuple[int, tuple[str, ...]]] = {}
     for name, path in given.items():
@@ -151,7 +176,7 @@ def lay(
     ground = Ground(
         plan, store, sites, divide(plan, {**insides, **outside}), given, witness=witness or Witness(campaign=plan.name)
     )
-    for name, reason in (absent or {}).items():
+    for name, reason in reasons.items():
         ground.leave(name, reason)
     return ground
 

@@ -20,8 +20,7 @@ log = logging.getLogger("fedmerge")
 
 def deliver(ground: Ground, target: str, chain: int, made: list[Made]) -> Conversation:
     """Bring to the target, once, what its rows start from: the ancestor, and in a near fit the contributions."""
-    ancestor = wire.params_to_bytes(ground.ancestor(chain))
-    payload = {params.digest(ground.ancestor(chain)): ancestor}
+    payload = {params.digest(ground.ancestor(chain)): ground.on_disk(ground.ancestor(chain))}
     answer = yield Ask(
         target, "query.receive", {"digests": list(payload), "campaign": ground.plan.name}, payload, "ancestor"
     )

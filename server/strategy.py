@@ -179,6 +179,7 @@ class FedMerge(Strategy):
             ],
             self.at_once,
         )
+        ground.sweep()
         return changes
 
     def places(self, ground: Ground) -> list[Place]:

@@ -1,7 +1,8 @@
 """The first phase as conversations: sources train in a chain or side by side, `pooled` on all their cases at once.
 
 A contribution that is refused is asked for once more: a site has it on its disk, and a link may have broken it. A
-source that is absent, or refused twice, is left out where the plan says so, and stops the campaign where it does not.
+source that is absent, fails, or is refused twice is left out where the plan says so, and stops the campaign where it
+does not.
 """
 
 import logging
@@ -9,9 +10,9 @@ from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
-from fedmerge import params, tasks, wire
+from fedmerge import params, tasks
 from fedmerge.contribution import Expected
-from fedmerge.errors import Absent, CampaignStopped, Refused
+from fedmerge.errors import CampaignStopped, Refused
 from fedmerge.params import Params
 from server import holding, inbound
 from server.exchange import Answer, Ask, Conversation
@@ -55,7 +56,7 @@ def source(ground: Ground, name: str, number: int, start: Params) -> Conversatio
         return
     try:
         yield from _trained(ground, name, number, start)
-    except (Absent, Refused) as error:
+    except (CampaignStopped, Refused) as error:  # absent, failed or declined; or what it sent was refused
         if ground.plan.absent != "without":
             raise
         ground.leave(name, str(error), number)
@@ -147,7 +148,7 @@ def _train(ground: Ground, task: tasks.Contribute, site: str, name: str, kind: s
     policy = ground.sites[site].reuse
     path = ground.store.contribution(task.key, own=policy != "never", reuse=policy == "consortium")
     if path is None:
-        path = yield from _asked(ground, task, site, kind, wire.params_to_bytes(start), want)
+        path = yield from _asked(ground, task, site, kind, ground.on_disk(start), want)
     else:
         log.info("%s: contribution taken from the store", name)
     who = POOLED if pool else site
@@ -156,7 +157,7 @@ def _train(ground: Ground, task: tasks.Contribute, site: str, name: str, kind: s
 
 
 def _asked(
-    ground: Ground, task: tasks.Contribute, site: str, kind: str, start: bytes, want: Expected
+    ground: Ground, task: tasks.Contribute, site: str, kind: str, start: Path, want: Expected
 ) -> Generator[Ask, Answer, Path]:
     """Ask for a contribution, once more where it is refused; what is good is kept as it came.
 

@@ -16,6 +16,7 @@ from fedmerge import campaign, container, params, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, FedmergeError
 from server import holding, inbound
+from server.ground import STARTS
 from server.record import Witness
 
 PLACES = ("contributions", "reused")
@@ -206,6 +207,6 @@ def _card(path: Path) -> dict[str, Any]:
 
 def _starts(run: Path, site: str) -> list[Path]:
     """The files that held the site's body for the next one of a chain."""
-    folder = run / "out" / "server" / "starts"
+    folder = run / "out" / "server" / STARTS
     bodies = {_body(c).removeprefix("sha256:") for _, c in _contributions(run) if c.site == site}
     return [path for body in bodies if (path := folder / f"{body}.safetensors").exists()]

@@ -7,7 +7,7 @@ import re
 import hostile
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, Error, Message
 from small import campaign, hospitals
 from test_campaign import run
 
@@ -180,6 +180,68 @@ def test_pickled_and_numpy_payloads_are_refused(going_on, earlier, tmp_path):
     (left,) = run(going_on, tmp_path, METHODS, answer, reuse=str(earlier))["left_out"]
     assert left["site"] == "south"
     assert left["reason"].startswith("payload 'contribution' expected plain bytes, got numpy")
+
+
+@pytest.mark.parametrize("kind", ["query.describe", "train.contribute"])
+def test_a_source_that_fails_is_left_out_too(going_on, earlier, honest, tmp_path, kind):
+    """Whether its site answers the roll call with an error or its training: the reason is the one that it sent."""
+
+    def answer(message, context):
+        if (transport.addressee(message.content), message.metadata.message_type) == ("south", kind):
+            return Message(Error(code=2, reason="the log of south has the reason [0123abcd]"), reply_to=message)
+        return client_app(message, context)
+
+    results = run(going_on, tmp_path, METHODS, answer, reuse=str(earlier))
+    (left,) = results["left_out"]
+    assert left["reason"] == f"south failed in {kind}: the log of south has the reason [0123abcd]"
+    assert left["chain"] == (None if kind == "query.describe" else 0)
+    assert_north_alone(results, honest[1])
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"site": "north"}, "expected a description with this name, got 'north'"),
+        ({"labels": [1]}, "Description.labels expected a list of printable texts"),
+        ({"train": -1}, "Description.train expected a whole number of at least 0, got -1"),
+    ],
+)
+def test_a_source_that_says_impossible_things_of_itself_is_left_out(
+    going_on, earlier, honest, tmp_path, told, sentence
+):
+    """At the roll call, before anything is trained."""
+
+    def answer(message, context):
+        reply = client_app(message, context)
+        if (transport.addressee(message.content), message.metadata.message_type) == ("south", "query.describe"):
+            task, _ = transport.unpack(reply.content, "south")
+            reply.content = transport.pack({**task, **told})
+        return reply
+
+    results = run(going_on, tmp_path, METHODS, answer, reuse=str(earlier))
+    (left,) = results["left_out"]
+    assert (left["site"], left["chain"]) == ("south", None)
+    assert sentence in left["reason"]
+    assert_north_alone(results, honest[1])
+
+
+def test_a_target_that_sends_impossible_scores_loses_its_row_and_nobody_elses(going_on, earlier, tmp_path):
+    """Not a number in a score: that row fails with its sender's name, the campaign ends with its results."""
+
+    def answer(message, context):
+        reply = client_app(message, context)
+        if message.metadata.message_type == "train.finetune" and not reply.has_error():
+            task, payload = transport.unpack(reply.content, "harbour")
+            if "mean-seed0" in str(message.content.config_records["task"]["json"]):
+                task["finetuned"][0]["dice"] = {"ball": float("nan")}
+            reply.content = transport.pack(task, payload)
+        return reply
+
+    results = run(going_on, tmp_path, METHODS, answer, reuse=str(earlier))
+    rows = {row["method"]: row for row in results["rows"] if row["stage"] == "fine-tuned"}
+    assert rows["mean"]["status"] == "failed"
+    assert rows["mean"]["error"].startswith("harbour: Finetuned.finetuned expected cases with a Dice")
+    assert (rows["transfer:north"]["status"], rows["transfer:south"]["status"]) == ("ok", "ok")
 
 
 @pytest.mark.parametrize("absent", ["wait", "stop"])
