@@ -44,11 +44,13 @@ class Service:
         user: the OS user that it runs under.
         group: None: that user's own.
         env: variables.
+        cwd: its working folder.
         before: a command that root runs each time before the start.
         after: names of the units that it wants first.
         writable: folders that it may write.
         hidden: folders that it cannot see.
         network: whether it may open sockets other than unix sockets.
+        loopback_only: whether it reaches this machine only.
         devices: whether it may use the machine's devices, a GPU say.
         low_port: whether it listens below port 1024.
     """
@@ -59,11 +61,13 @@ class Service:
     user: str
     group: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     writable: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     network: bool = True
+    loopback_only: bool = False
     devices: bool = False
     low_port: bool = False
 
@@ -79,6 +83,8 @@ def text(service: Service) -> str:
     if service.group is not None:
         lines.append(f"Group={service.group}")
     lines += [f"Environment={quoted(f'{name}={value}')}" for name, value in sorted(service.env.items())]
+    if service.cwd is not None:
+        lines.append(f"WorkingDirectory={quoted(str(service.cwd))}")
     if service.before:
         lines.append(f"ExecStartPre=+{command(service.before)}")
     lines += [f"ExecStart={command(service.argv)}", "Restart=always", "RestartSec=2", "TimeoutStopSec=90"]
@@ -88,6 +94,8 @@ def text(service: Service) -> str:
     lines.append(f"RestrictAddressFamilies={families}")
     if not service.network:
         lines.append("PrivateNetwork=yes")
+    if service.loopback_only:
+        lines += ["IPAddressDeny=any", "IPAddressAllow=localhost"]
     if not service.devices:
         lines.append("PrivateDevices=yes")
     below = any(path.is_relative_to(home) for path in (Path(service.argv[0]), *service.writable) for home in HOMES)

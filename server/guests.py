@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -171,3 +172,12 @@ class Book:
             self._written = text
         except OSError as error:
             log.warning("%s could not be written: %s", self._path, error.strerror)
+
+
+def read_book(path: Path) -> dict[str, Any]:
+    """Site -> what a `Book` kept of it; empty before the door was ever open."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["sites"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return found

@@ -6,6 +6,8 @@ machine was in its way (a full disk, Flower gone): it may be begun again, and go
 
 import contextlib
 import fcntl
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +74,17 @@ def running(out: Path) -> Iterator[None]:
                 if not left:
                     raise CampaignStopped(f"another server's app is at work on {out}") from None
                 time.sleep(0.05)
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
         yield
+
+
+def end(out: Path) -> None:
+    """Ask the app that is at work on this run to end."""
+    with contextlib.suppress(OSError, ValueError):
+        if is_running(out):
+            os.kill(int((out / "server" / "lock").read_text(encoding="utf-8")), signal.SIGTERM)
 
 
 def is_running(out: Path) -> bool:

@@ -87,7 +87,7 @@ def simulate(
         raise CampaignStopped(f"stopped by hand; what was finished is in {out}, and --resume continues") from None
     except FedmergeError as error:
         raise type(error)(explained(str(error), out)) from error
-    _closing(out)
+    closing(out)
 
 
 def words(text: str) -> list[str]:
@@ -187,7 +187,7 @@ def _run(engine: Engine, config: dict[str, Any], nodes: int, workers: int) -> No
     inprocess.run(server_app, client_app, config, nodes, workers)
 
 
-def _closing(out: Path) -> None:
+def closing(out: Path) -> None:
     """The table, what failed, and where everything lies."""
     from fedmerge import report
 

@@ -1,0 +1,235 @@
+"""What runs at a hospital: the agent with data and keys, and Flower's node, which talks to the network.
+
+    agent       answers the bundle on a unix socket; the only program that reads patients
+    roster      fetches the consortium's signed roster, so that the hospital can tell why the network refuses it
+    supernode   Flower's node: asks the front door for work, outbound only
+    superexec   starts the bundle for each message, behind the gate of the allow-list
+
+Agent and roster run under one user, supernode and superexec under another one, where `[users]` in site.toml names
+them and root starts them. `prepare` gives each user its own folders, and nothing of the other's.
+"""
+
+import argparse
+import os
+import pwd
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+
+from fedmerge import bundle as bundles
+from fedmerge import sessions, surroundings, units
+from fedmerge.errors import ConfigError, FedmergeError
+from fedmerge.supervisor import Kept, Program, supervise
+from fedmerge.trust import keys
+from sites import bundle, config, walls
+from sites import home as homes
+from sites.home import Home, Users
+
+
+def state_file(home: Home) -> Path:
+    """What `site up` says of its programs."""
+    return home.run / "state.json"
+
+
+def commands(home: Home) -> Path:
+    """The commands that stand first on the superexec's path."""
+    return home.folder / "commands"
+
+
+def secret(home: Home) -> Path:
+    """What supernode and superexec share."""
+    return home.node / "superexec.secret"
+
+
+def choose_users(home: Home, *, shared_user: bool) -> Users:
+    """The users of the programs; none where all run under the present one.
+
+    Args:
+        home: of the site.
+        shared_user: whether the hospital accepts that the separation is off.
+
+    Raises:
+        ConfigError: the separation is off, or impossible here, and nobody has accepted it.
+    """
+    named = homes.users(home)
+    if shared_user:
+        return Users()
+    line = walls.separation(named)
+    if line.result in ("off", "error"):
+        raise ConfigError(f"{line.found}; {line.remedy}. Or accept it: --shared-user")
+    if os.geteuid() != 0:
+        raise ConfigError(
+            f"starting programs as {named.agent} and {named.node} needs root: run this as root, "
+            "install the units of --systemd, or accept one user for both: --shared-user"
+        )
+    return named
+
+
+def warning(home: Home, *, shared_user: bool) -> str:
+    """What is not as it should be with the separation of users; empty where all is well."""
+    data = config.from_file(home.site_file).data.folder
+    line = walls.separation(Users() if shared_user else homes.users(home), data)
+    return f"{line.found}; {line.remedy}" if line.result != "ok" else ""
+
+
+def prepare(home: Home, users: Users) -> None:
+    """Make what the programs need, each file belonging to who needs it, and put the own bundle on the list.
+
+    Raises:
+        ConfigError: a user cannot reach the home, because a folder above it is closed.
+    """
+    for folder, mode in ((home.socket_folder, 0o750), (home.flower, 0o700), (home.run, 0o700)):
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    if not secret(home).exists():
+        keys.keep_bytes(secret(home), secrets.token_urlsafe(48).encode())
+    bundle.commands(commands(home))
+    own = bundles.build()
+    if bundles.digest(own) not in bundle.allowed(home):
+        bundle.allow(home, own, "of the version that is installed here")
+    if users.agent is None or users.node is None:
+        return
+    agent, node = pwd.getpwnam(users.agent), pwd.getpwnam(users.node)
+    for path in _all(home.folder, but=(home.node, home.socket_folder, home.run)):
+        os.chown(path, agent.pw_uid, agent.pw_gid, follow_symlinks=False)
+    for path in _all(home.node):
+        os.chown(path, node.pw_uid, node.pw_gid, follow_symlinks=False)
+    os.chown(home.socket_folder, agent.pw_uid, node.pw_gid)
+    home.folder.chmod(0o711)
+    home.site_file.chmod(0o600)
+    for folder in (home.private, home.node):
+        folder.chmod(0o700)
+    home.socket_folder.chmod(0o2750)  # what the agent makes in it belongs to the node's group
+    for user, folder in ((users.agent, home.private), (users.node, home.node), (users.node, home.socket_folder)):
+        if not walls.readable(folder, user):
+            raise ConfigError(f"{user} cannot reach {folder}: a folder above it is closed; move the home to /srv, say")
+
+
+def _all(folder: Path, but: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """A folder and what is in it, without the folders `but` and what links point to."""
+    yield folder
+    for path in folder.iterdir():
+        if path in but:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _all(path, but)
+        else:
+            yield path
+
+
+def programs(home: Home, users: Users, port: int) -> list[Program]:
+    """The four programs.
+
+    Args:
+        home: of the site.
+        users: who runs them; None: the present user.
+        port: of the SuperNode's own API, on loopback.
+    """
+    logs, python, here = home.run / "logs", sys.executable, {homes.VARIABLE: str(home.folder)}
+    path = surroundings.path_with(commands(home), inherited=os.environ.get("PATH", os.defpath))
+    flower = {**here, **surroundings.settings(home.flower), "PATH": path}
+    supernode = [
+        surroundings.program("flower-supernode"), "--superlink", home.address, "--root-certificates",
+        str(home.authority), "--auth-supernode-private-key", str(home.node_key), "--host", "127.0.0.1",
+        "--port", str(port), "--isolation", "process", "--superexec-auth-secret-file", str(secret(home)),
+        "--node-config", f'agent="{home.socket}"',
+    ]  # fmt: skip
+    superexec = [
+        surroundings.program("flower-superexec"), "--runtime-api-address", f"127.0.0.1:{port}", "--insecure",
+        "--superexec-auth-secret-file", str(secret(home)),
+    ]  # fmt: skip
+    agent, roster = [python, "-m", "sites.agent", str(home.folder)], [python, "-m", "sites.watch", str(home.folder)]
+    return [
+        Program("agent", agent, logs / "agent.log", here, users.agent, home.folder, home.socket.exists),
+        Program("roster", roster, logs / "roster.log", here, users.agent, home.folder),
+        Program("supernode", supernode, logs / "supernode.log", flower, users.node, home.node, lambda: _healthy(port)),
+        Program("superexec", superexec, logs / "superexec.log", flower, users.node, home.node, after=("supernode",)),
+    ]
+
+
+def up(home: Home, *, shared_user: bool = False, on_change: Callable[[Kept], None] | None = None) -> None:
+    """Run the site until SIGTERM or SIGINT.
+
+    Args:
+        home: of the site.
+        shared_user: accept that one user runs everything.
+        on_change: hears of each program that was started, became ready, or ended.
+
+    Raises:
+        ConfigError: it is up already, its site.toml cannot be used, or the separation of users is impossible.
+    """
+    users = choose_users(home, shared_user=shared_user)
+    config.from_file(home.site_file)
+    if sessions.is_up(state_file(home)):
+        raise ConfigError(f"{home.folder} is up already; stop that one first")
+    prepare(home, users)
+    supervise(programs(home, users, surroundings.free_port()), state_file(home), on_change=on_change)
+
+
+def systemd(home: Home, *, shared_user: bool = False) -> str:
+    """The units of a site: one for each program, under its user and out of the other's reach.
+
+    The agent has no network. What the bundle starts has none but loopback. With one user for both it is one unit, which
+    is `fedmerge site up`.
+    """
+    if shared_user:
+        up_ = (surroundings.program("fedmerge"), "site", "up", "--home", str(home.folder), "--shared-user")
+        whole = units.Service(
+            "fedmerge-site", f"fedmerge site {home.name}", up_, home.folder.owner(), writable=(home.folder,),
+            devices=True,
+        )  # fmt: skip
+        return units.text(whole)
+    users = homes.users(home)
+    line = walls.separation(users)
+    if line.result in ("off", "error"):
+        raise ConfigError(f"{line.found}; {line.remedy}")
+    data = config.from_file(home.site_file).data.folder
+    told = []
+    for program in programs(home, users, surroundings.free_port()):
+        mine = program.user == users.agent
+        writable = {"agent": (home.private, home.socket_folder), "roster": (home.folder,)}
+        told.append(
+            units.Service(
+                f"fedmerge-{program.name}",
+                f"fedmerge {program.name} of {home.name}",
+                tuple(program.argv),
+                str(program.user),
+                env=program.env,
+                cwd=program.cwd,
+                before=(sys.executable, "-m", "sites.up", str(home.folder)) if program.name == "agent" else (),
+                after=("fedmerge-agent",) if program.name != "agent" else (),
+                writable=writable.get(program.name, (home.node,)),
+                hidden=() if program.name == "agent" else (home.private, data),
+                network=program.name != "agent",
+                loopback_only=program.name == "superexec",
+                devices=mine and program.name == "agent",
+            )
+        )
+    return "\n".join(map(units.text, told))
+
+
+def _healthy(port: int) -> bool:
+    """Whether the SuperNode answers on its own API; it does so before it has reached the server."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=0.8, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def main() -> int:
+    """Prepare a site's home for its two users; the units of `site up --systemd` call this as root."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("home", type=Path, help="the site's home")
+    try:
+        home = homes.open(parser.parse_args().home)
+        prepare(home, choose_users(home, shared_user=False))
+    except FedmergeError as error:
+        print(f"fedmerge: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
