@@ -55,13 +55,13 @@ def from_campaign(path: Path, name: str, *, work: Path, data: Path | None = None
 
 
 def from_file(path: Path) -> Site:
-    """A hospital's own site, from its own file with the tables `[site]`, `[data]` and `[policy]`.
+    """A hospital's own site, from its own file with the tables `[site]`, `[users]`, `[data]` and `[policy]`.
 
     Raises:
         ConfigError: a key is unknown, missing or impossible, or it belongs in simulations only.
     """
     table = toml.read(path)
-    toml.only(table, ("site", "data", "policy"), path.name)
+    toml.only(table, ("site", "users", "data", "policy"), path.name)
     head = toml.table_of(table, "site", path.name)
     toml.only(head, ("name", "role", "work"), f"{path.name}, [site]")
     name = tables.name(head, f"{path.name}, [site]")

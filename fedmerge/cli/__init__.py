@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from fedmerge import __version__
-from fedmerge.cli import allow, audit, check, fuse, inspect, phantom, predict, screen, simulate, withdraw
+from fedmerge.cli import allow, audit, check, consortium, fuse, inspect, phantom, predict, screen, simulate, withdraw
 
 __all__ = ["app", "main"]
 
@@ -37,8 +37,18 @@ for _command in (
     app.command()(_command)
 
 _Commands = tuple[Callable[..., None], ...]
-SERVER: _Commands = (withdraw.release, withdraw.leave_out)
-SITE: _Commands = (allow.allow,)
+SERVER: _Commands = (
+    consortium.init,
+    consortium.approve,
+    consortium.revoke,
+    consortium.roster,
+    withdraw.release,
+    withdraw.leave_out,
+)
+SITE: _Commands = (
+    consortium.join,
+    allow.allow,
+)
 AUDIT: _Commands = (audit.verify,)
 for _name, _help, _commands in (
     ("server", "The coordinator's side of a consortium.", SERVER),

@@ -129,6 +129,11 @@ def seal(roster: Roster, key: Ed25519PrivateKey, certificate: x509.Certificate) 
         "certificate": certificate.public_bytes(Encoding.PEM).decode(),
         "signature": keys.sign(key, PURPOSE, body),
     }
+    return to_bytes(envelope)
+
+
+def to_bytes(envelope: object) -> bytes:
+    """A signed roster, as it was read from JSON, as the bytes of a file."""
     return (json.dumps(envelope, indent=1, sort_keys=True) + "\n").encode()
 
 
