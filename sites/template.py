@@ -88,4 +88,5 @@ def _line(key: str, value: Any) -> str:  # noqa: ANN401 - whatever the consortiu
         text = tomli_w.dumps({key: json.dumps(value)} if isinstance(value, dict) else {key: value})
     except TypeError:
         text = ""
-    return " ".join(text.split())[:200]
+    line = " ".join(text.split())  # a list has its elements on lines of their own
+    return line.replace("[ ", "[").replace(", ]", "]")[:200]
