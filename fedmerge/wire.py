@@ -104,6 +104,20 @@ def params_from_bytes(data: bytes, *, max_bytes: int | None = None, site: str = 
     return tensors
 
 
+def open_params(data: bytes | Path, *, site: str = "") -> Params:
+    """The parameters in these bytes, or those in a file, memory-mapped.
+
+    Raises:
+        Refused: as in `params_from_bytes`.
+    """
+    if isinstance(data, bytes):
+        return params_from_bytes(data, site=site)
+    who = site or str(data)
+    facts, tensors = _read(_mapped(data, who), PARAMS, None, who)
+    _keys(facts, {"format"}, who)
+    return tensors
+
+
 def write_model(params: Mapping[str, Tensor], info: Mapping[str, Any], path: Path) -> None:
     """Write a model: its parameters under their own names, and `info` as JSON.
 

@@ -22,6 +22,7 @@ from fedmerge.transport import Letter
 from server.asks import Answer, Ask, Flow, Payload, Send
 
 HOLD_S = 15.0  # how long a real site may keep a message before it answers that it is still at it
+MOST_TRIES = 2  # of a file whose bytes are not what its digest names
 MOST_TIMES = 100  # an ask begins so often at most: a site that forgets each time is broken
 
 
@@ -95,9 +96,10 @@ def _push(asked: Ask, large: dict[str, bytes | Path], listed: Manifest, way: Way
     answer = letter.task.get("there")
     for name, (sha, size) in listed.items():
         there = _count(answer.get(sha) if isinstance(answer, dict) else None, size, asked)
-        before = -1
+        before, tries = -1, 0
         while there < size:
-            if there <= before:
+            tries += there <= before  # what was there is no good, and was thrown away
+            if tries > MOST_TRIES:
                 raise Refused(f"{asked.site}: {name} expected more than {before} bytes to be there, got {there}")
             data = _slice(large[name], there, way.part_bytes)
             task = {"sha256": sha, "size": size, "offset": there}
@@ -110,6 +112,7 @@ def _pull(asked: Ask, coming: Manifest, shelf: Shelf, way: Way) -> Generator[Sen
     found = {}
     for name, (sha, size) in coming.items():
         _check(name, size, asked)
+        tries = 0
         while (path := shelf.whole(sha)) is None:
             there = shelf.there(sha)
             most = min(way.part_bytes, size - there)
@@ -122,8 +125,10 @@ def _pull(asked: Ask, coming: Manifest, shelf: Shelf, way: Way) -> Generator[Sen
                 raise Refused(f"{asked.site}: a part of {name} expected {most} bytes, got {len(data)}")
             try:
                 shelf.add(sha, size, there, data)
-            except Refused as error:
-                raise Refused(f"{asked.site}: {name} {error}") from None
+            except Refused as error:  # what was there is no good, and was thrown away
+                tries += 1
+                if tries > MOST_TRIES:
+                    raise Refused(f"{asked.site}: {name} {error}") from None
         found[name] = path
     return found
 

@@ -26,7 +26,7 @@ def _contribution(site: Site, name: str) -> Contribution:
     path = received(site, name)
     if not path.exists():
         raise Declined(f"{site.name}: expected the weights {name[:15]} to have come before this task")
-    return wire.from_bytes(path.read_bytes(), site=site.name)
+    return wire.read(path, site=site.name)
 
 
 class Bench:
@@ -44,7 +44,7 @@ class Bench:
         self.mix: Mix | None = None
         self.fused: Params = {}
         self.logits: Params = {}
-        _overlay(self.net, wire.params_from_bytes(received(site, row.ancestor).read_bytes()))
+        _overlay(self.net, wire.open_params(received(site, row.ancestor), site=site.name))
         if not far:
             self._start()
         self.settle()

@@ -7,24 +7,28 @@ import dataclasses
 import hmac
 import secrets
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from fedmerge import tasks, wire
+from fedmerge import parts, tasks, wire
 from fedmerge.contribution import Contribution
 from fedmerge.tasks import CaseScore
 from sites.config import Site
 from sites.inbound import Declined
 
 
-def contribution(site: Site, made: Contribution, name: str) -> bytes:
-    """A contribution as bytes, reduced to what the policy lets go; asked again at every sending.
+def contribution(site: Site, kept: Path, name: str) -> bytes | Path:
+    """A contribution, reduced to what the policy lets go; asked again at every sending.
 
     Args:
         site: whose policy decides.
-        made: the contribution in full.
+        kept: the file of the contribution in full.
         name: its name in the site's ledger; sending the same one again is not another contribution.
+
+    Returns:
+        the file, where all of it may go; else what is left of it, as bytes.
 
     Raises:
         Declined: the policy lets no weights go, wants more cases, fewer bytes, or no further contribution.
@@ -32,6 +36,7 @@ def contribution(site: Site, made: Contribution, name: str) -> bytes:
     policy = site.policy
     if not policy.weights:
         raise Declined(f"{site.name}: policy line 'weights = false': no weights leave this site")
+    made = wire.read(kept, site=site.name)
     if made.cases < policy.min_cases:
         raise Declined(f"{site.name}: policy line 'min_cases = {policy.min_cases}': expected as many, got {made.cases}")
     ledger = site.work / "sent"
@@ -40,10 +45,12 @@ def contribution(site: Site, made: Contribution, name: str) -> bytes:
         raise Declined(
             f"{site.name}: policy line 'max_contributions = {policy.max_contributions}': {len(others)} have left"
         )
-    kind = "flat" if policy.fisher == "none" and made.fisher else made.fisher_labels
-    data = wire.to_bytes(dataclasses.replace(made, fisher=_fisher(policy.fisher, made), fisher_labels=kind))
-    if policy.max_bytes is not None and len(data) > policy.max_bytes:
-        raise Declined(f"{site.name}: policy line 'max_bytes = {policy.max_bytes}': the contribution has {len(data)}")
+    data: bytes | Path = kept
+    if policy.fisher != "full" and made.fisher:
+        kind = "flat" if policy.fisher == "none" else made.fisher_labels
+        data = wire.to_bytes(dataclasses.replace(made, fisher=_fisher(policy.fisher, made), fisher_labels=kind))
+    if policy.max_bytes is not None and (size := parts.length(data)) > policy.max_bytes:
+        raise Declined(f"{site.name}: policy line 'max_bytes = {policy.max_bytes}': the contribution has {size}")
     ledger.mkdir(parents=True, exist_ok=True)
     (ledger / name).touch()
     return data
@@ -104,6 +111,6 @@ def pseudonym(site: Site, case: str) -> str:
     return "case-" + hmac.new(path.read_bytes(), case.encode(), "sha256").hexdigest()[:10]
 
 
-def model(site: Site, data: bytes) -> dict[str, bytes]:
+def model(site: Site, path: Path) -> dict[str, bytes | Path]:
     """The fine-tuned model as a payload, where the policy releases it; else no payload."""
-    return {"model": data} if site.policy.release_finetuned else {}
+    return {"model": path} if site.policy.release_finetuned else {}

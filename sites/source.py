@@ -1,6 +1,7 @@
 """What a site does as a source: describe itself, train at home, take the Fisher, score a model on its own task."""
 
 import dataclasses
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedmerge import devices, evaluation, fisher, nets, params, partition, tasks, training, transport, wire
+from fedmerge import devices, evaluation, fisher, nets, params, partition, tasks, training, wire
 from fedmerge.contribution import Contribution
 from sites import cases, outbound, predict
 from sites.cases import Case
 from sites.config import Site
 from sites.inbound import Declined
 from sites.progress import report
+
+Payload = dict[str, bytes | Path]  # by name: bytes, or the file that holds them
 
 
 def parts(
@@ -78,9 +81,7 @@ def build(net: tasks.Net, seed: int) -> nn.Module:
     return nets.build(net.settings, in_channels=net.in_channels, out_channels=net.out_channels, seed=seed)
 
 
-def contribute(
-    site: Site, task: dict[str, Any], payload: transport.Payload
-) -> tuple[dict[str, Any], transport.Payload]:
+def contribute(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict[str, Any], Payload]:
     """Train from the given start, take the Fisher, pack the contribution; done before, it is sent again."""
     asked = tasks.from_table(tasks.Contribute, task, "server")
     _check_net(site, asked.net)
@@ -88,9 +89,7 @@ def contribute(
     return _train(site, asked, payload, own["train"], own["validate"], site.name)
 
 
-def pooled(
-    site: Site, sources: list[Site], task: dict[str, Any], payload: transport.Payload
-) -> tuple[dict[str, Any], transport.Payload]:
+def pooled(site: Site, sources: list[Site], task: dict[str, Any], payload: Payload) -> tuple[dict[str, Any], Payload]:
     """Train one net with the target's labels on the training cases of all sources together."""
     asked = tasks.from_table(tasks.Contribute, task, "server")
     together = [case for source in sources for case in parts(source, asked.net.patch)["train"]]
@@ -100,11 +99,11 @@ def pooled(
 def _train(
     site: Site,
     asked: tasks.Contribute,
-    payload: transport.Payload,
+    payload: Payload,
     train: list[Case],
     held: list[Case],
     name: str,
-) -> tuple[dict[str, Any], transport.Payload]:
+) -> tuple[dict[str, Any], Payload]:
     kept = site.work / "contributions" / f"{asked.key}.safetensors"
     began = time.monotonic()
     settings = training.Settings(**asked.settings)
@@ -112,7 +111,10 @@ def _train(
     if not kept.exists():
         net = build(asked.net, asked.seed)
         partition.check_buffers(net, reestimate=asked.buffers == "re-estimate")
-        params.load(net, wire.params_from_bytes(payload["start"]))
+        start = wire.open_params(payload["start"], site="server")
+        if params.digest(start) != asked.parent:
+            raise Declined(f"{site.name}: the weights to start from are not what the task names")
+        params.load(net, start)
         history = training.train(
             net,
             cases.batches(train, settings.batch_size, asked.seed),
@@ -144,9 +146,8 @@ def _train(
             settings=asked.key,
         )
         keep(kept, wire.to_bytes(contribution))
-    made = wire.from_bytes(kept.read_bytes(), site=site.name)
     answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, loss)
-    return outbound.answer(site, answer), {"contribution": outbound.contribution(site, made, asked.key)}
+    return outbound.answer(site, answer), {"contribution": outbound.contribution(site, kept, asked.key)}
 
 
 def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Case], name: str) -> params.Params:
@@ -165,14 +166,14 @@ def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Case], name: st
     )
 
 
-def score(site: Site, task: dict[str, Any], payload: transport.Payload) -> dict[str, Any]:
+def score(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any]:
     """Dice of the given weights on this site's test cases (its validation cases where it holds no test cases)."""
     asked = tasks.from_table(tasks.Score, task, "server")
     if not site.policy.receive_fused:
         raise Declined(f"{site.name}: policy line 'receive_fused = false': no merged model is taken in")
     own = parts(site, asked.net.patch)
     net = build(asked.net, 0)
-    params.load(net, wire.params_from_bytes(payload["weights"]))
+    params.load(net, wire.open_params(payload["weights"], site="server"))
     if asked.buffers == "re-estimate":
         partition.reestimate(net, [case.image[None] for case in own["train"]])
     held = own["test"] or own["validate"]
@@ -193,8 +194,11 @@ def _check_net(site: Site, net: tasks.Net) -> None:
 
 
 def keep(path: Path, data: bytes) -> None:
-    """Write a file of the site's own so that it is absent or whole, whoever else writes it at the same time."""
+    """Write a file of the site's own so that it is absent or whole, also when the machine stops in between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    partial.write_bytes(data)
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)

@@ -1,6 +1,5 @@
 """What a site does as the target: take in weights, adapt (near or far), fine-tune, score on its own test cases."""
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fedmerge import params, tasks, training, transport, wire
+from fedmerge import params, parts, tasks, training, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import fitting
 from fedmerge.params import Params
@@ -17,12 +16,12 @@ from sites.bench import Bench, card, received
 from sites.config import Site
 from sites.inbound import Declined
 from sites.progress import report
-from sites.source import keep
+from sites.source import Payload, keep
 
-Answer = tuple[dict[str, Any], transport.Payload]
+Answer = tuple[dict[str, Any], Payload]
 
 
-def receive(site: Site, task: dict[str, Any], payload: transport.Payload) -> dict[str, Any]:
+def receive(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any]:
     """Keep weights by their digest; what they hold is checked when a task opens them.
 
     Raises:
@@ -32,16 +31,20 @@ def receive(site: Site, task: dict[str, Any], payload: transport.Payload) -> dic
     for name in asked.digests:
         if name in payload:
             data = payload[name]
-            if name not in (f"sha256:{hashlib.sha256(data).hexdigest()}", _digest(data)):
+            if name not in (f"sha256:{parts.digest(data)}", _digest(data)):
                 raise Declined(f"{site.name}: the weights {name[:15]} are not what their digest names")
-            keep(received(site, name), data)
+            if isinstance(data, Path):
+                received(site, name).parent.mkdir(parents=True, exist_ok=True)
+                data.replace(received(site, name))
+            else:
+                keep(received(site, name), data)
     return tasks.to_table(tasks.Receive(tuple(n for n in asked.digests if received(site, n).exists())))
 
 
-def _digest(data: bytes) -> str:
+def _digest(data: bytes | Path) -> str:
     """The digest of bare parameters; an empty text where the bytes are something else."""
     try:
-        return params.digest(wire.params_from_bytes(data))
+        return params.digest(wire.open_params(data))
     except Refused:
         return ""
 
@@ -124,13 +127,13 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
     return outbound.answer(site, answer), _logits(folder)
 
 
-def _logits(folder: Path) -> transport.Payload:
+def _logits(folder: Path) -> Payload:
     """The fitted (or drawn) logits as a payload; rows that merge nothing have none."""
     path = folder / "logits.safetensors"
     return {"logits": path.read_bytes()} if path.exists() else {}
 
 
-def pull(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer:
+def pull(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
     """Far: one step on merged weights that the server made; the state of S waits on the site's disk."""
     asked = tasks.from_table(tasks.Pull, task, "server")
     row, step, began = asked.row, asked.step, time.monotonic()
@@ -139,14 +142,14 @@ def pull(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer
     done, state = folder / f"pulled-{step}.safetensors", folder / f"far-{step}.safetensors"
     if done.exists():  # the answer was lost on its way: give it again
         told = tasks.from_table(tasks.Pulled, json.loads(done.with_suffix(".json").read_text()), site.name)
-        return outbound.answer(site, told), {"gradient": done.read_bytes()}
+        return outbound.answer(site, told), {"gradient": done}
     bench = Bench(site, row, far=True)
-    params.load(bench.net, wire.params_from_bytes(payload["fused"]))
+    params.load(bench.net, wire.open_params(payload["fused"], site="server"))
     start = bench.score() if step == 0 else None
     run = _adaptation(bench)
     if step:
         run.restore(state)
-        params.load(bench.net, wire.params_from_bytes(payload["fused"]))
+        params.load(bench.net, wire.open_params(payload["fused"], site="server"))
     last = step == settings["steps"]
     curve = bench.point(step) if last or _due(settings, step) else []
     if last:
@@ -164,24 +167,24 @@ def pull(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer
     for old in ("pulled-{}.safetensors", "pulled-{}.json", "far-{}.safetensors"):
         (folder / old.format(step - 1)).unlink(missing_ok=True)  # two steps back nobody can ask any more
     report(site.name, f"adapting {row.label} (far)", step + 1, settings["steps"])
-    return outbound.answer(site, answer), {"gradient": gradient}
+    return outbound.answer(site, answer), {"gradient": done}
 
 
-def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> Answer:
+def finetune(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
     """Train everything on the target's cases; the epoch with the best validation Dice is kept."""
     row = tasks.from_table(tasks.Row, task, "server")
     folder = site.work / "rows" / row.key
     began = time.monotonic()
     if (done := folder / "fine-tuned.json").exists():
         told = tasks.from_table(tasks.Finetuned, json.loads(done.read_text()), site.name)
-        return outbound.answer(site, told), outbound.model(site, (folder / "fine-tuned.safetensors").read_bytes())
+        return outbound.answer(site, told), outbound.model(site, folder / "fine-tuned.safetensors")
     adapted = folder / "adapted.safetensors"
     bench = Bench(site, row, far=row.adapt is not None or "fused" in payload)
     if row.adapt is not None:
         params.load(bench.net, wire.params_from_bytes(adapted.read_bytes()))
         bench.settle()
     elif "fused" in payload:
-        bench.fused = wire.params_from_bytes(payload["fused"])
+        bench.fused = wire.open_params(payload["fused"], site="server")
         params.load(bench.net, bench.fused)
     offset = row.adapt["steps"] if row.adapt else 0
     start = None if row.adapt else bench.score()
@@ -212,4 +215,4 @@ def finetune(site: Site, task: dict[str, Any], payload: transport.Payload) -> An
     path = folder / "fine-tuned.safetensors"
     wire.write_model(params.of(bench.net), card(bench), path)
     keep(done, json.dumps(tasks.to_table(answer)).encode())
-    return outbound.answer(site, answer), outbound.model(site, path.read_bytes())
+    return outbound.answer(site, answer), outbound.model(site, path)

@@ -2,8 +2,10 @@
 
 import json
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 
+import agents
 import pytest
 import torch
 from flwr.app import Error, Message
@@ -367,47 +369,18 @@ def test_a_sites_exception_text_stays_at_the_site(small, tmp_path):
     assert not (tmp_path / "out/server/contributions").exists()
 
 
-DEPLOYED = """
-[site]
-name = "{name}"
-role = "{role}"
-[data]
-folder = "{folder}"
-{data}
-[policy]
-roles = ["{role}"]
-campaigns = ["*"]
-nets = ["isensee2017"]
-labels = ["*"]
-min_cases = 1
-weights = true
-fisher = "full"
-metrics = true
-per_case_metrics = true
-max_contributions = 1
-max_bytes = "*"
-"""
-
-
-def test_a_deployed_campaign_shows_no_case_id_and_keeps_the_model_at_home(small, tmp_path):
-    """With each site's own site.toml: pseudonyms in the results, no fine-tuned model, no forgetting, no id in any file
+def test_a_deployed_campaign_shows_no_case_id_and_keeps_the_model_at_home(small, tmp_path, monkeypatch):
+    """With each site's own agent: pseudonyms in the results, no fine-tuned model, no forgetting, no id in any file
     of the server's.
     """
-    text = campaign(small, name="deployed.toml").read_text()
-    tables = text.split("[site.data]\n")[1:]
-    head = text.split("[[site]]")[0]
-    sites = ""
-    configs = []
-    for name, role, table in zip(("north", "south", "harbour"), ("source", "source", "target"), tables):
-        sites += f'[[site]]\nname = "{name}"\nrole = "{role}"\n'
-        data = "\n".join(line for line in table.split("[[site]]")[0].splitlines() if not line.startswith("folder"))
-        own = tmp_path / name / "site.toml"
-        own.parent.mkdir()
-        own.write_text(DEPLOYED.format(name=name, role=role, folder=small / name, data=data))
-        configs.append({"site-config": str(own)})
-    path = tmp_path / "plan.toml"
-    path.write_text(head + sites)
-    results = run(path, tmp_path / "out", "none,t-imm", node_configs=configs, names=("north", "south", "harbour"))
+    monkeypatch.setenv("FEDMERGE_BUNDLE", agents.BUNDLE)
+    path, data = agents.plan(small, tmp_path / "plan")
+    homes = agents.homes(tmp_path / "homes", small, data)
+    configs = [{"agent": str(home.socket)} for home in homes.values()]
+    with ExitStack() as stack:
+        for home in homes.values():
+            stack.enter_context(agents.in_thread(home))
+        results = run(path, tmp_path / "out", "none,t-imm", node_configs=configs, names=tuple(homes))
     cases = {c["case"] for row in results["rows"] for c in row["cases"]}
     assert len(cases) == 3
     assert all(case.startswith("case-") for case in cases)

@@ -1,0 +1,234 @@
+"""One site's operations: a letter in, a letter out. The agent of a hospital and a simulation both answer with it.
+
+Every letter passes the door in (`inbound`), every answer the door out (`outbound`), and each thing that came, left or
+was refused is a line of the site's audit log, where it keeps one. No exception's text gets out by accident: what
+leaves is a reference to the site's own log, and a sentence only where it is a refusal. Those name tensors, settings and
+lines of the policy, never a patient's file.
+"""
+
+import errno
+import json
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fedmerge import parts
+from fedmerge.errors import FedmergeError
+from fedmerge.transport import KINDS, Letter
+from fedmerge.trust import audit
+from sites import inbound, jobs, source, target
+from sites import parts as files
+from sites.client import Away, Failed
+from sites.inbound import Declined
+from sites.jobs import Jobs, Later
+from sites.records import Policy, Site
+
+MOST_ASKED = 64  # jobs whose ask is remembered
+MOST_INLINE = 4 * parts.PART_BYTES  # whatever length of parts a server asks for
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LOCK = threading.Lock()
+
+Payload = dict[str, bytes | Path]
+Answer = tuple[dict[str, Any], Payload]
+
+
+class Done(NamedTuple):
+    """What a task came to, and the policy that let it leave."""
+
+    policy: Policy
+    task: dict[str, Any]
+    payload: Payload
+
+
+class Service:
+    """A site's operations.
+
+    Args:
+        site: gives the site as it is configured now.
+        pooled: all sources of a simulation, for the reference that needs them; a hospital has none.
+        log: the site's audit log.
+        jobs: where long work is done when the server asks to be answered meanwhile.
+    """
+
+    def __init__(
+        self,
+        site: Callable[[], Site],
+        pooled: Callable[[], list[Site]] | None = None,
+        log: audit.Log | None = None,
+        jobs: Jobs[Done] | None = None,
+    ) -> None:
+        self._site, self._pooled, self._log, self._jobs = site, pooled, log, jobs
+        self._asked: dict[str, tuple[str, Letter]] = {}  # what each job was asked with, for the log
+
+    def answer(self, kind: str, letter: Letter) -> Letter:
+        """What the site answers.
+
+        Raises:
+            Failed: the site refuses, or the work failed; the sentence may leave.
+            Away: the site cannot work at the moment.
+        """
+        reference, who = secrets.token_hex(4), "the site"
+        log = logging.getLogger("fedmerge.site")
+        try:
+            site = self._site()
+            who, log = site.name, site_log(site)
+            return self._answer(site, kind, letter)
+        except Declined as error:
+            log.warning("[%s] refused: %s", reference, error)
+            what, asked = self._asked.get(str(letter.task.get("job")), (kind, letter))
+            self._line("refused", what, asked, reason=str(error))
+            raise Failed(f"{error} [{reference}]") from None
+        except FedmergeError as error:
+            log.error("[%s] %s", reference, error)  # noqa: TRY400 - the sentence says it all
+        except Exception as error:
+            log.exception("[%s] unexpected", reference)
+            if self._jobs is not None and isinstance(error, OSError) and error.errno in FULL:
+                raise Away(f"its disk is full [{reference}]") from None
+        raise Failed(f"the log of {who} has the reason [{reference}]")
+
+    def _answer(self, site: Site, kind: str, letter: Letter) -> Letter:
+        if letter.to != site.name:
+            raise Declined(f"{site.name}: expected a message for this site, got one for {letter.to[:80]!r}")
+        if kind not in KINDS:
+            raise Declined(f"{site.name}: there is no operation {kind[:40]!r}")
+        action = kind.partition(".")[2]
+        task, note = letter.task, letter.note
+        if action in ("have", "put", "part"):
+            inbound.check(site, action, {"campaign": note.get("campaign")})
+            return self._carry(site, action, task, letter.payload)
+        if action == "job":
+            return self._wait(site, str(task.get("job")), letter)
+        inbound.check(site, action, task)
+        listed = parts.manifest(note.get("parts", {}), "server")
+        there = files.find(site, listed)
+        if there is None:
+            return Letter({}, note={"unknown": "parts"})
+        payload: Payload = {**letter.payload, **there}
+        digests = {name: listed[name][0] if name in listed else parts.digest(payload[name]) for name in payload}
+        self._came(kind, letter, payload, digests)
+
+        def work() -> Done:
+            torch.set_num_threads(int(task.get("threads") or task.get("row", {}).get("threads") or 1))
+            done = Done(site.policy, *self._do(site, action, task, payload))
+            for path in there.values():
+                path.unlink(missing_ok=True)
+            return done
+
+        if self._jobs is None or "hold_s" not in note:
+            return self._reply(site, kind, letter, work())
+        job = jobs.name(kind, task, digests)
+        self._jobs.begin(job, work)
+        self._asked[job] = kind, Letter(task, {}, note, letter.head)
+        for old in list(self._asked)[:-MOST_ASKED]:
+            del self._asked[old]
+        return self._wait(site, job, letter)
+
+    def _wait(self, site: Site, job: str, letter: Letter) -> Letter:
+        """Wait for a job for as long as the server allows."""
+        kind, asked = self._asked.get(job, ("query.job", letter))
+        found = self._jobs.wait(job, _seconds(letter.note)) if self._jobs else None
+        if isinstance(found, Later):
+            return Letter({}, note={"later": job, "progress": found.progress})
+        if found is None or found.policy != site.policy:  # it was done under another policy: the door out is asked anew
+            return Letter({}, note={"unknown": "job"})
+        return self._reply(site, kind, asked, found)
+
+    def _do(self, site: Site, action: str, task: dict[str, Any], payload: Payload) -> Answer:
+        """The work itself."""
+        if action == "pooled":
+            if self._pooled is None:
+                raise Declined(f"{site.name}: 'pooled' needs all patients in one place, which only a simulation has")
+            return source.pooled(site, self._pooled(), task, payload)
+        work: dict[str, Callable[[], Answer]] = {
+            "describe": lambda: (source.describe(site, task), {}),
+            "receive": lambda: (target.receive(site, task, payload), {}),
+            "contribute": lambda: source.contribute(site, task, payload),
+            "adapt": lambda: target.adapt(site, task),
+            "pull": lambda: target.pull(site, task, payload),
+            "finetune": lambda: target.finetune(site, task, payload),
+            "score": lambda: (source.score(site, task, payload), {}),
+        }
+        return work[action]()
+
+    def _carry(self, site: Site, action: str, task: dict[str, Any], payload: dict[str, bytes]) -> Letter:
+        """Parts of files, in and out."""
+        if action == "have":
+            return Letter(files.have(site, task))
+        if action == "put":
+            return Letter(files.put(site, task, payload.get("part", b"")))
+        data = files.part(site, task)
+        return Letter({}, note={"unknown": "parts"}) if data is None else Letter({}, {"part": data})
+
+    def _reply(self, site: Site, kind: str, letter: Letter, found: Done) -> Letter:
+        """The answer, with what is large laid out to be fetched."""
+        asked = letter.note.get("part_bytes")
+        most = min(asked, MOST_INLINE) if type(asked) is int and asked > 0 else parts.PART_BYTES
+        whole: dict[str, bytes] = {}
+        listed: dict[str, tuple[str, int]] = {}
+        for name, data in found.payload.items():
+            if parts.length(data) > most:
+                listed[name] = files.offer(site, data)
+            else:
+                whole[name] = data.read_bytes() if isinstance(data, Path) else data
+        if self._log is not None:
+            sizes = {"answer": json.dumps(found.task).encode(), **found.payload}
+            for what, data in sizes.items():
+                self._line("out", what, letter, purpose=kind, size=parts.length(data), digest=parts.digest(data))
+        head = self._log.head if self._log is not None else ""
+        return Letter(found.task, whole, {"parts": listed} if listed else {}, head)
+
+    def _came(self, kind: str, letter: Letter, payload: Payload, digests: dict[str, str]) -> None:
+        """The lines of what came."""
+        if self._log is None:
+            return
+        task = json.dumps(letter.task).encode()
+        self._line("in", "task", letter, purpose=kind, size=len(task), digest=parts.digest(task))
+        for what, digest in digests.items():
+            self._line("in", what, letter, purpose=kind, size=parts.length(payload[what]), digest=digest)
+
+    def _line(
+        self,
+        way: audit.Way,
+        what: str,
+        letter: Letter,
+        *,
+        purpose: str = "",
+        size: int = 0,
+        digest: str = "",
+        reason: str = "",
+    ) -> None:
+        if self._log is None:
+            return
+        row = letter.task.get("row")
+        facts = row if isinstance(row, dict) else letter.task
+        self._log.append(
+            way, what, purpose, size, f"sha256:{digest}" if digest else "", audit.SERVER,
+            peer_head=letter.head, reason=reason,
+            campaign=str(facts.get("campaign") or letter.note.get("campaign") or ""),
+        )  # fmt: skip
+
+
+def site_log(site: Site) -> logging.Logger:
+    """The site's own log, a file in its working folder that nobody else reads."""
+    log = logging.getLogger(f"fedmerge.site.{site.work}")
+    with LOCK:
+        if log.handlers:
+            return log
+        site.work.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(site.work / "site.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    return log
+
+
+def _seconds(note: dict[str, Any]) -> float:
+    """How long the server lets a message be kept; a minute at most."""
+    asked = note.get("hold_s", 0.0)
+    return min(max(float(asked), 0.0), 60.0) if isinstance(asked, int | float) else 0.0

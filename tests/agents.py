@@ -1,0 +1,121 @@
+"""Homes of the tiny hospitals, and their agents: in a thread of the test, or as the processes that they are."""
+
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from small import SITES, campaign
+
+from fedmerge.transport import Letter
+from fedmerge.trust import keys
+from sites import client
+from sites.agent import Agent
+from sites.home import Paths
+
+BUNDLE = "sha256:" + "b" * 64  # what the tests' messages say that they came with
+ROLES = dict(zip(SITES, ("source", "source", "target")))
+POLICY = {
+    "campaigns": '["*"]', "nets": '["isensee2017"]', "labels": '["*"]', "min_cases": "1", "weights": "true",
+    "fisher": '"full"', "metrics": "true", "per_case_metrics": "true", "max_contributions": '"*"', "max_bytes": '"*"',
+}  # fmt: skip
+
+
+def plan(small, folder, *, head="", name="plan.toml"):
+    """The campaign of `small` as a coordinator has it, without the hospitals' tables; and those, by site."""
+    text = campaign(small, name=f"whole-{name}", head=head).read_text()
+    tables = text.split("[site.data]\n")[1:]
+    own = ["\n".join(x for x in t.split("[[site]]")[0].splitlines() if not x.startswith("folder")) for t in tables]
+    entries = "".join(f'[[site]]\nname = "{site}"\nrole = "{role}"\n' for site, role in ROLES.items())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(text.split("[[site]]")[0] + entries)
+    return path, dict(zip(SITES, own))
+
+
+def home(folder, small, site, data, **policy):
+    """A hospital's home as its agent needs it."""
+    paths = Paths(folder / site)
+    paths.private.mkdir(parents=True, mode=0o700)
+    paths.socket_folder.mkdir()
+    keys.keep(paths.signing_key, keys.new_signing())
+    lines = "".join(f"{k} = {v}\n" for k, v in {"roles": f'["{ROLES[site]}"]', **POLICY, **policy}.items())
+    paths.site_file.write_text(
+        f'[site]\nname = "{site}"\nrole = "{ROLES[site]}"\nwork = "private/work"\n'
+        f'[data]\nfolder = "{small / site}"\n{data}\n[policy]\n{lines}'
+    )
+    paths.allowed.write_text(f'[bundles]\n"{BUNDLE}" = "the tests"\n')
+    return paths
+
+
+def homes(folder, small, data, **policy):
+    """The homes of all three."""
+    return {site: home(folder, small, site, data[site], **policy) for site in SITES}
+
+
+@contextmanager
+def in_thread(paths):
+    """An agent of this process while the block runs."""
+    agent = Agent(paths)
+    thread = threading.Thread(target=agent.serve)
+    thread.start()
+    try:
+        wait_for(paths)
+        yield agent
+    finally:
+        agent.stop()
+        thread.join()
+
+
+class Process:
+    """An agent in a process of its own."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.log = (self.paths.folder / "agent.log").open("ab")
+        command = [sys.executable, "-m", "sites.agent", str(self.paths.folder)]
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, cwd=Path(__file__).parent.parent)
+        wait_for(self.paths, self.process)
+
+    def kill(self) -> None:
+        """Kill it, so that it cannot put anything in order."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        with suppress(ProcessLookupError):
+            self.process.terminate()
+        self.process.wait(20)
+        self.log.close()
+
+
+@contextmanager
+def processes(*several):
+    """Agents in processes of their own while the block runs."""
+    running = []
+    try:
+        for paths in several:
+            running.append(Process(paths))
+        yield running
+    finally:
+        for process in running:
+            process.stop()
+
+
+def wait_for(paths, process=None, seconds=60.0):
+    """Until the agent says its name."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if process is not None and process.poll() is not None:
+            break
+        with suppress(client.Away):
+            return client.call(paths.socket, "hello", Letter({}), patience_s=0).task
+        time.sleep(0.05)
+    raise AssertionError(f"no agent: {(paths.folder / 'agent.log').read_text()}")
