@@ -33,6 +33,10 @@ class Consortium:
         self.roster = replace(self.roster, epoch=self.roster.epoch + 1, entries=entries)
         self.home.roster.write_bytes(roster.seal(self.roster, self.signer, self.word))
 
+    def with_roles(self, entry, *roles):
+        """The entry in other roles."""
+        return replace(entry, roles=roles)
+
     def entry(self, name, key, since=None, until=None):
         """An entry for a site whose node has `key`."""
         signing = keys.new_signing()
