@@ -1,7 +1,7 @@
 """The lines of a site's check that need nothing but the site itself: its data, geometry, labels, disk, policy."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,7 +100,7 @@ def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
 
 def _geometry(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None) -> str:
     """Voxel sizes of the images, and what of them the net sees."""
-    spacings = np.array([nib.load(one.images[0]).header.get_zooms()[:3] for one in chosen])  # type: ignore[attr-defined,no-untyped-call]
+    spacings = np.array([nib.load(one.images[0]).header.get_zooms()[:3] for one in chosen])  # type: ignore[attr-defined]
     least, most = (np.round(edge(spacings, axis=0), 2) for edge in (np.min, np.max))
     words = [f"voxels of {_mm(least)}" if np.array_equal(least, most) else f"voxels from {_mm(least)} to {_mm(most)}"]
     if site.data.spacing_mm:
@@ -115,7 +115,7 @@ def _geometry(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | 
     return "; ".join(words)
 
 
-def _mm(lengths: Sequence[float] | np.ndarray) -> str:  # type: ignore[type-arg]
+def _mm(lengths: Iterable[float]) -> str:
     return " x ".join(f"{length:g}" for length in lengths) + " mm"
 
 
