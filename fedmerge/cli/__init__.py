@@ -12,7 +12,23 @@ from typing import Annotated
 import typer
 
 from fedmerge import __version__
-from fedmerge.cli import allow, audit, check, consortium, fuse, inspect, phantom, predict, screen, simulate, withdraw
+from fedmerge.cli import (
+    allow,
+    audit,
+    check,
+    consortium,
+    fuse,
+    inspect,
+    phantom,
+    predict,
+    programs,
+    runs,
+    screen,
+    simulate,
+    site_check,
+    status,
+    withdraw,
+)
 
 __all__ = ["app", "main"]
 
@@ -32,6 +48,10 @@ for _command in (
     fuse.fuse,
     inspect.inspect,
     predict.predict,
+    runs.run,
+    status.status,
+    runs.stop,
+    runs.results,
     withdraw.withdraw,
 ):
     app.command()(_command)
@@ -39,6 +59,7 @@ for _command in (
 _Commands = tuple[Callable[..., None], ...]
 SERVER: _Commands = (
     consortium.init,
+    programs.server_up,
     consortium.approve,
     consortium.revoke,
     consortium.roster,
@@ -47,9 +68,11 @@ SERVER: _Commands = (
 )
 SITE: _Commands = (
     consortium.join,
+    site_check.check,
+    programs.site_up,
     allow.allow,
 )
-AUDIT: _Commands = (audit.verify,)
+AUDIT: _Commands = (audit.verify, audit.show)
 for _name, _help, _commands in (
     ("server", "The coordinator's side of a consortium.", SERVER),
     ("site", "A hospital's side of a consortium.", SITE),
@@ -57,7 +80,7 @@ for _name, _help, _commands in (
 ):
     _group = typer.Typer(name=_name, help=_help, no_args_is_help=True)
     for _member in _commands:
-        _group.command()(_member)
+        _group.command(_member.__name__.removeprefix(f"{_name}_").replace("_", "-"))(_member)
     if _commands:
         app.add_typer(_group)
 
