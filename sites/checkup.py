@@ -110,7 +110,7 @@ def consortium(home: Home, site: Site | None, now: Callable[[], float]) -> tuple
 def _age(roster: Roster, now: float, fresh: bool) -> Line:
     """Which roster is known here, and whether it is the server's."""
     days = max(0, int((now - roster.made) / DAY))
-    sentence = f"epoch {roster.epoch}, signed {day(roster.made)} ({days} days ago), {len(roster.entries)} sites"
+    sentence = f"epoch {roster.epoch}, signed {day(roster.made)} ({days} days ago), {len(roster.entries)} on it"
     if fresh:
         return Line("roster", "ok", f"{sentence}; its signature holds")
     how = "see the lines above: a change since then is not known here"

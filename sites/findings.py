@@ -180,7 +180,23 @@ def campaign(site: Site, asked: Asked) -> list[Line]:
         if allowed is not None and value not in allowed:
             sentence = f"the policy's '{key}' does not list '{value}': every task of this campaign will be declined"
             told.append(Line(where, "error", sentence, f"add it to `{key}` of [policy], if the hospital agrees"))
+    if site.role == "source":
+        told += _limits(site, asked, where)
     return told + spelling(site, {name: own for name, own in asked.labels.items() if name != site.name}, where)
+
+
+def _limits(site: Site, asked: Asked, where: str) -> list[Line]:
+    """Whether the policy's limits leave room for a contribution to this campaign."""
+    policy, told = site.policy, []
+    size, gone = 2 * room.FLOAT * asked.load.parameters, len(list((site.work / "sent").glob("*")))
+    if policy.max_bytes is not None and size > policy.max_bytes:
+        sentence = f"a contribution has about {size:,} bytes, the policy's 'max_bytes' lets {policy.max_bytes:,} go"
+        told.append(Line(where, "error", sentence, "raise `max_bytes` of [policy], if the hospital agrees"))
+    if policy.max_contributions is not None and gone >= policy.max_contributions:
+        sentence = f"{gone} contributions have left, the policy's 'max_contributions' is {policy.max_contributions}"
+        how = "raise `max_contributions` of [policy], if the hospital agrees; the same one may be sent again"
+        told.append(Line(where, "warning", sentence, how))
+    return told
 
 
 def spelling(site: Site, others: Mapping[str, Sequence[str]], where: str) -> list[Line]:

@@ -122,6 +122,27 @@ def test_what_does_not_fit_a_campaign_is_an_error(tmp_path, asked, policy, words
     assert bad.remedy
 
 
+def test_limits_that_leave_no_room_for_a_contribution_are_told_before_it_is_made(tmp_path):
+    """1000 parameters with their Fisher are 8000 bytes; of one contribution that has left, the limit of one is used."""
+    site = hospital(tmp_path)
+
+    def told(**limits):
+        lines = findings.campaign(replace(site, policy=replace(OPEN, **limits)), ASKED)
+        return [(line.result, line.found) for line in lines if line.result != "ok"]
+
+    assert told(max_bytes=8000, max_contributions=1) == []
+    ((result, found),) = told(max_bytes=7999)
+    assert result == "error"
+    assert found == "a contribution has about 8,000 bytes, the policy's 'max_bytes' lets 7,999 go"
+    (site.work / "sent").mkdir(parents=True)
+    (site.work / "sent/one").touch()
+    ((result, found),) = told(max_contributions=1)
+    assert result == "warning"
+    assert found == "1 contributions have left, the policy's 'max_contributions' is 1"
+    target = replace(site, role="target", policy=replace(OPEN, max_bytes=0, max_contributions=0))
+    assert [line.result for line in findings.campaign(target, replace(ASKED, roles={"north": "target"}))] == ["ok"]
+
+
 def test_labels_that_agree_are_said_to(tmp_path):
     """Another site's other labels are no contradiction."""
     asked = replace(ASKED, labels={"south": ("front", "side"), "north": ("Front",)})
