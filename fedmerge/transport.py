@@ -16,6 +16,8 @@ from fedmerge.errors import Refused
 
 Payload = dict[str, bytes]
 
+MOST_TEXT = 2 * 2**20  # characters of a task: the scores of some ten thousand cases
+
 KINDS = (
     "query.describe", "query.receive", "train.contribute", "train.pooled", "train.adapt", "train.pull",
     "train.finetune", "evaluate.score",
@@ -119,9 +121,16 @@ def size(content: RecordDict) -> int:
 
 def _table(content: RecordDict, key: str, who: str) -> dict[str, Any]:
     try:
-        table = json.loads(str(content.config_records["task"][key]))
+        text = str(content.config_records["task"][key])
+        if len(text) > MOST_TEXT:  # parsed, it would take fifty times its length
+            raise Refused(f"{who}: a task expected at most {MOST_TEXT} characters, got {len(text)}")
+        table = json.loads(text, parse_constant=_no_constant)
     except (KeyError, ValueError, RecursionError):
         raise Refused(f"{who}: expected a message with a task in JSON, got another one") from None
     if not isinstance(table, dict):
         raise Refused(f"{who}: expected a JSON object as the task, got {type(table).__name__}")
     return table
+
+
+def _no_constant(name: str) -> Any:  # noqa: ANN401
+    raise ValueError(f"{name} is not a number")

@@ -73,7 +73,7 @@ def with_tensors(part: str, change: Callable[[torch.Tensor], torch.Tensor]) -> A
         header, numbers = parts(data)
         changed = bytearray(numbers)
         for name, facts in header.items():
-            if name.startswith(part):
+            if name.startswith(part) and name != "__metadata__":
                 begin, end = facts["data_offsets"]
                 value = torch.frombuffer(bytearray(numbers[begin:end]), dtype=torch.float32)
                 changed[begin:end] = change(value).numpy().astype("<f4").tobytes()

@@ -226,14 +226,14 @@ def test_a_source_that_says_impossible_things_of_itself_is_left_out(
 
 
 def test_a_target_that_sends_impossible_scores_loses_its_row_and_nobody_elses(going_on, earlier, tmp_path):
-    """Not a number in a score: that row fails with its sender's name, the campaign ends with its results."""
+    """A Dice of seven: that row fails with its sender's name, the campaign ends with its results."""
 
     def answer(message, context):
         reply = client_app(message, context)
         if message.metadata.message_type == "train.finetune" and not reply.has_error():
             task, payload = transport.unpack(reply.content, "harbour")
             if "mean-seed0" in str(message.content.config_records["task"]["json"]):
-                task["finetuned"][0]["dice"] = {"ball": float("nan")}
+                task["finetuned"][0]["dice"] = {"ball": 7.0}
             reply.content = transport.pack(task, payload)
         return reply
 
