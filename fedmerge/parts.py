@@ -4,6 +4,7 @@ A part is appended where the file ends, so whoever was interrupted goes on from 
 digest is what its name says; one that is complete and has another digest is thrown away.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -66,8 +67,8 @@ class Shelf:
 
     def there(self, sha: str) -> int:
         """How many of its bytes are there."""
-        for path in (self.folder / sha, self.folder / f"{sha}.part"):
-            if path.exists():
+        for path in (self.folder / f"{sha}.part", self.folder / sha):  # in this order: the one becomes the other
+            with contextlib.suppress(FileNotFoundError):
                 return path.stat().st_size
         return 0
 
@@ -93,7 +94,9 @@ class Shelf:
             if self.whole(sha) is not None:  # it was complete, or another thread has just completed it
                 path.unlink(missing_ok=True)
                 return size
-            if file.tell() == offset:
+            if not _same(path, file.fileno()):
+                return self.there(sha)  # it was, and somebody has taken it away since
+            if file.seek(0, os.SEEK_END) == offset:
                 file.write(data)
                 file.flush()
             there = file.tell()
@@ -108,11 +111,6 @@ class Shelf:
         found = f"{there} bytes" if there > size else f"SHA-256 {got[:12]}"
         raise Refused(f"expected {size} bytes of SHA-256 {sha[:12]}, got {found}")
 
-    def drop(self, sha: str) -> None:
-        """Throw a file away, complete or not."""
-        for name in (sha, f"{sha}.part"):
-            (self.folder / name).unlink(missing_ok=True)
-
     def sweep(self, before: float) -> None:
         """Throw away what nobody has added to since `before`, in seconds since 1970."""
         for path in self.folder.glob("*"):
@@ -122,6 +120,14 @@ class Shelf:
     def held(self) -> int:
         """Bytes of all files."""
         return sum(path.stat().st_size for path in self.folder.glob("*") if path.is_file())
+
+
+def _same(path: Path, handle: int) -> bool:
+    """Whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def days_ago(days: float, now: float | None = None) -> float:

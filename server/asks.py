@@ -70,14 +70,28 @@ Part = Generator[Ask, Answer, dict[str, Any]]  # a piece of a conversation, with
 
 @dataclass(frozen=True)
 class Send:
-    """One message to a site; several may make up one ask."""
+    """One message to a site; several may make up one ask.
 
-    site: str
+    Attributes:
+        ask: the ask that it belongs to.
+        kind: Flower's message type of this one.
+        task: what it says.
+        payload: byte strings by name.
+        note: what the machinery adds.
+        what: the word for the traffic table.
+    """
+
+    ask: Ask
     kind: str
     task: dict[str, Any]
-    payload: dict[str, bytes] = field(default_factory=dict)
-    note: dict[str, Any] = field(default_factory=dict)
-    what: str = "task"
+    payload: dict[str, bytes]
+    note: dict[str, Any]
+    what: str
+
+    @property
+    def site(self) -> str:
+        """Who gets it."""
+        return self.ask.site
 
 
 Flow = Generator[Send, Letter, Answer]  # the messages of one ask

@@ -32,18 +32,22 @@ class Way:
 
     Attributes:
         incoming: where files of the sites are collected, a folder a site.
+        campaign: its name, which a site's policy may ask for.
         part_bytes: the largest payload that travels whole, and the length of a part.
         hold_s: how long a site may keep a message before it answers that it is still at it; None: until it is done.
     """
 
     incoming: Path
+    campaign: str = ""
     part_bytes: int = PART_BYTES
     hold_s: float | None = None
 
     @property
     def note(self) -> dict[str, Any]:
         """What every message tells the site."""
-        return {"part_bytes": self.part_bytes} | ({} if self.hold_s is None else {"hold_s": self.hold_s})
+        return {"campaign": self.campaign, "part_bytes": self.part_bytes} | (
+            {} if self.hold_s is None else {"hold_s": self.hold_s}
+        )
 
 
 def ask(asked: Ask, way: Way) -> Flow:
@@ -60,10 +64,10 @@ def ask(asked: Ask, way: Way) -> Flow:
         if listed:
             yield from _push(asked, large, listed, way)
         note = way.note | ({"parts": listed} if listed else {})
-        letter = yield Send(asked.site, asked.kind, asked.task, small, note, asked.what)
+        letter = yield Send(asked, asked.kind, asked.task, small, note, asked.what)
         while "later" in letter.note:
             task = {"job": str(letter.note["later"])[:64]}
-            letter = yield Send(asked.site, "query.job", task, {}, way.note, "waiting")
+            letter = yield Send(asked, "query.job", task, {}, way.note, "waiting")
         if "unknown" in letter.note:
             continue
         for name, data in letter.payload.items():
@@ -92,7 +96,7 @@ def divide(payload: Payload, most: int) -> tuple[dict[str, bytes], dict[str, byt
 
 def _push(asked: Ask, large: dict[str, bytes | Path], listed: Manifest, way: Way) -> Generator[Send, Letter, None]:
     """Bring to the site what it does not have yet of each file."""
-    letter = yield Send(asked.site, "query.have", {"blobs": dict(listed.values())}, {}, way.note, asked.what)
+    letter = yield Send(asked, "query.have", {"blobs": dict(listed.values())}, {}, way.note, asked.what)
     answer = letter.task.get("there")
     for name, (sha, size) in listed.items():
         there = _count(answer.get(sha) if isinstance(answer, dict) else None, size, asked)
@@ -103,7 +107,7 @@ def _push(asked: Ask, large: dict[str, bytes | Path], listed: Manifest, way: Way
                 raise Refused(f"{asked.site}: {name} expected more than {before} bytes to be there, got {there}")
             data = _slice(large[name], there, way.part_bytes)
             task = {"sha256": sha, "size": size, "offset": there}
-            letter = yield Send(asked.site, "query.put", task, {"part": data}, way.note, asked.what)
+            letter = yield Send(asked, "query.put", task, {"part": data}, way.note, asked.what)
             before, there = there, _count(letter.task.get("there"), size, asked)
 
 
@@ -117,7 +121,7 @@ def _pull(asked: Ask, coming: Manifest, shelf: Shelf, way: Way) -> Generator[Sen
             there = shelf.there(sha)
             most = min(way.part_bytes, size - there)
             task = {"sha256": sha, "offset": there, "length": most}
-            letter = yield Send(asked.site, "query.part", task, {}, way.note, asked.what)
+            letter = yield Send(asked, "query.part", task, {}, way.note, asked.what)
             if "unknown" in letter.note:
                 return None
             data = letter.payload.get("part", b"")

@@ -134,7 +134,7 @@ class Post:
         if reply.has_error():
             code = reply.error.code
             if not self.presence.deployed or code not in TRANSIENT:
-                return CampaignStopped(f"{site} failed in {ticket.send.kind}: {reply.error.reason}")
+                return CampaignStopped(f"{site} failed in {ticket.send.ask.kind}: {reply.error.reason}")
             if code != UNDELIVERED:
                 ticket.ids.remove(name)
             if ticket.due is None:

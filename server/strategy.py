@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedmerge import campaign, fusion, tasks
+from fedmerge import campaign, fusion, parts, tasks
 from fedmerge.errors import ConfigError
 from server import forgetting, holding, rows, training
 from server import plan as plans
@@ -105,7 +105,7 @@ class FedMerge(Strategy):
         return Exchange(
             grid,
             timeout_s,
-            Way(folder / "incoming", hold_s=HOLD_S if deployed else None),
+            Way(folder / "incoming", plan.name, parts.PART_BYTES, HOLD_S if deployed else None),
             wait_s=0.0 if plan.absent == "stop" else plan.wait_s or timeout_s,
             deployed=deployed,
             witness=self.witness,
