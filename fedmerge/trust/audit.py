@@ -296,17 +296,16 @@ def read(path: Path) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def witnessed(path: Path, witness: Path) -> Witnessed:
+def witnessed(path: Path, witness: Path, owner: str) -> Witnessed:
     """Look for the heads of one log that another one saw.
 
     Args:
-        path: the log in question.
+        path: the log in question; one that is not there is empty.
         witness: the other side's log.
+        owner: whose log is in question: a site's name, or `SERVER`.
     """
-    lines = read(path)
-    heads = {NOTHING} | {line.head for line in lines}
-    owner = lines[0].owner if lines else None
-    told = [line for line in read(witness) if line.peer_head and owner in (None, line.peer)]
+    heads = {NOTHING} | {line.head for line in (read(path) if path.exists() else ())}
+    told = [line for line in read(witness) if line.peer_head and line.peer == owner]
     return Witnessed(len(told), tuple(line for line in told if line.peer_head not in heads))
 
 
