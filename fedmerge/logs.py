@@ -27,7 +27,7 @@ def rotate(log: Path, limit: int = LOG_BYTES, kept: int = LOGS_KEPT) -> None:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a log that says something, without colours, at most 300 characters."""
+    """The last line of a log that says what went wrong, else the last line; without colours, at most 300 characters."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4000))
@@ -36,4 +36,5 @@ def last_words(log: Path) -> str:
         return ""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in text.splitlines()]
     said = [line for line in lines if line and not line.startswith("For more information")]
-    return said[-1][:300] if said else ""
+    wrong = [line for line in said if not line.startswith("INFO")]
+    return (wrong or said or [""])[-1][:300]

@@ -13,6 +13,7 @@ import argparse
 import os
 import pwd
 import secrets
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from fedmerge import sessions, surroundings, units
 from fedmerge.errors import ConfigError, FedmergeError
 from fedmerge.supervisor import Kept, Program, supervise
 from fedmerge.trust import keys
-from sites import bundle, config, walls
+from sites import bundle
 from sites import home as homes
 from sites.home import Home, Users
 
@@ -45,33 +46,31 @@ def secret(home: Home) -> Path:
 
 
 def choose_users(home: Home, *, shared_user: bool) -> Users:
-    """The users of the programs; none where all run under the present one.
+    """The users of the programs; none where all run under the present one."""
+    return Users() if shared_user else homes.users(home)
+
+
+def check(home: Home, *, shared_user: bool) -> str:
+    """Refuse a site that cannot run as it is; what is not as it should be otherwise, or nothing.
 
     Args:
         home: of the site.
         shared_user: whether the hospital accepts that the separation is off.
 
     Raises:
-        ConfigError: the separation is off, or impossible here, and nobody has accepted it.
+        ConfigError: site.toml cannot be used, or the separation is off or impossible here and nobody has accepted it.
     """
-    named = homes.users(home)
-    if shared_user:
-        return Users()
-    line = walls.separation(named)
-    if line.result in ("off", "error"):
+    from sites import config, walls  # these bring torch, which the supervisor has no use for
+
+    site = config.from_file(home.site_file)
+    line = walls.separation(choose_users(home, shared_user=shared_user), site.data.folder)
+    if line.result in ("off", "error") and not shared_user:
         raise ConfigError(f"{line.found}; {line.remedy}. Or accept it: --shared-user")
-    if os.geteuid() != 0:
+    if not shared_user and os.geteuid() != 0:
         raise ConfigError(
-            f"starting programs as {named.agent} and {named.node} needs root: run this as root, "
-            "install the units of --systemd, or accept one user for both: --shared-user"
+            "starting programs under two users needs root: run this as root, install the units of --systemd, "
+            "or accept one user for both: --shared-user"
         )
-    return named
-
-
-def warning(home: Home, *, shared_user: bool) -> str:
-    """What is not as it should be with the separation of users; empty where all is well."""
-    data = config.from_file(home.site_file).data.folder
-    line = walls.separation(Users() if shared_user else homes.users(home), data)
     return f"{line.found}; {line.remedy}" if line.result != "ok" else ""
 
 
@@ -102,6 +101,8 @@ def prepare(home: Home, users: Users) -> None:
     for folder in (home.private, home.node):
         folder.chmod(0o700)
     home.socket_folder.chmod(0o2750)  # what the agent makes in it belongs to the node's group
+    from sites import walls
+
     for user, folder in ((users.agent, home.private), (users.node, home.node), (users.node, home.socket_folder)):
         if not walls.readable(folder, user):
             raise ConfigError(f"{user} cannot reach {folder}: a folder above it is closed; move the home to /srv, say")
@@ -158,14 +159,25 @@ def up(home: Home, *, shared_user: bool = False, on_change: Callable[[Kept], Non
         on_change: hears of each program that was started, became ready, or ended.
 
     Raises:
-        ConfigError: it is up already, its site.toml cannot be used, or the separation of users is impossible.
+        ConfigError: it is up already.
     """
     users = choose_users(home, shared_user=shared_user)
-    config.from_file(home.site_file)
+    supervise(programs(home, users, surroundings.free_port()), state_file(home), on_change=on_change)
+
+
+def make_ready(home: Home, *, shared_user: bool) -> str:
+    """`check` and `prepare`, in a process of their own, so that the supervisor stays small; what `check` found.
+
+    Raises:
+        ConfigError: the site is up already, or as `check` and `prepare` say.
+    """
     if sessions.is_up(state_file(home)):
         raise ConfigError(f"{home.folder} is up already; stop that one first")
-    prepare(home, users)
-    supervise(programs(home, users, surroundings.free_port()), state_file(home), on_change=on_change)
+    command = [sys.executable, "-m", "sites.up", str(home.folder), *["--shared-user"] * shared_user]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ourselves
+    if done.returncode:
+        raise ConfigError(done.stderr.strip().removeprefix("fedmerge: ") or "the site could not be prepared")
+    return done.stdout.strip()
 
 
 def systemd(home: Home, *, shared_user: bool = False) -> str:
@@ -181,11 +193,12 @@ def systemd(home: Home, *, shared_user: bool = False) -> str:
             devices=True,
         )  # fmt: skip
         return units.text(whole)
-    users = homes.users(home)
+    from sites import config, walls
+
+    users, data = homes.users(home), config.from_file(home.site_file).data.folder
     line = walls.separation(users)
     if line.result in ("off", "error"):
         raise ConfigError(f"{line.found}; {line.remedy}")
-    data = config.from_file(home.site_file).data.folder
     told = []
     for program in programs(home, users, surroundings.free_port()):
         mine = program.user == users.agent
@@ -219,15 +232,19 @@ def _healthy(port: int) -> bool:
 
 
 def main() -> int:
-    """Prepare a site's home for its two users; the units of `site up --systemd` call this as root."""
+    """Check a site's home and prepare it for its users; `site up` and the units of `--systemd` call this first."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("home", type=Path, help="the site's home")
+    parser.add_argument("--shared-user", action="store_true", help="one user runs everything")
+    given = parser.parse_args()
     try:
-        home = homes.open(parser.parse_args().home)
-        prepare(home, choose_users(home, shared_user=False))
-    except FedmergeError as error:
+        home = homes.open(given.home)
+        found = check(home, shared_user=given.shared_user)
+        prepare(home, choose_users(home, shared_user=given.shared_user))
+    except (FedmergeError, OSError) as error:
         print(f"fedmerge: {error}", file=sys.stderr)
         return 2
+    print(found)
     return 0
 
 

@@ -54,8 +54,8 @@ def site_up(
     if systemd:
         screen.say(up.systemd(here, shared_user=shared_user))
         return
-    if warning := up.warning(here, shared_user=shared_user):
-        screen.complain(f"error: {warning}" if shared_user else f"warning: {warning}")
+    if warning := up.make_ready(here, shared_user=shared_user):
+        screen.complain(warning, red=True)
     names = ("agent", "roster", "supernode", "superexec")
     up.up(here, shared_user=shared_user, on_change=told(names, f"{here.name} is up, and asks {here.address} for work"))
     screen.complain("stopped")

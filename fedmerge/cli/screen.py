@@ -36,9 +36,9 @@ def say(text: str) -> None:
     out().print(text, markup=False, soft_wrap=True)
 
 
-def complain(text: str) -> None:
-    """A line to stderr, whole."""
-    err().print(text, markup=False, soft_wrap=True, style="red" if text.startswith("error") else None)
+def complain(text: str, *, red: bool = False) -> None:
+    """A line to stderr, whole; an error is red."""
+    err().print(text, markup=False, soft_wrap=True, style="red" if red or text.startswith("error") else None)
 
 
 def sentence(error: Exception) -> str:
