@@ -65,8 +65,11 @@ def _switch(yes: str, no: str) -> Callable[[bool], str]:
     return lambda value: yes if value else no
 
 
-def _limit(some: str, unlimited: str) -> Callable[[int | None], str]:
-    return lambda value: unlimited if value is None else some.format(value)
+def _limit(none: str, one: str, some: str, unlimited: str) -> Callable[[int | None], str]:
+    def words(limit: int | None) -> str:
+        return unlimited if limit is None else {0: none, 1: one}.get(limit, some).format(limit)
+
+    return words
 
 
 WORDS: dict[str, Callable[[Any], str]] = {
@@ -99,8 +102,18 @@ WORDS: dict[str, Callable[[Any], str]] = {
         campaign="A contribution that was sent may be used again when its own run goes on.",
         consortium="A contribution that was sent may be used again in other runs of the consortium.",
     ),
-    "max_contributions": _limit("In all, at most {} contributions leave.", "Any number of contributions may leave."),
-    "max_bytes": _limit("No contribution of more than {:,} bytes leaves.", "A contribution may have any size."),
+    "max_contributions": _limit(
+        "No contribution leaves.",
+        "In all, one contribution may leave.",
+        "In all, {:,} contributions may leave.",
+        "Any number of contributions may leave.",
+    ),
+    "max_bytes": _limit(
+        "No contribution leaves, whatever its size.",
+        "A contribution of one byte may leave.",
+        "A contribution of up to {:,} bytes may leave.",
+        "A contribution of any size may leave.",
+    ),
     "epsilon": lambda value: f"Asked for privacy loss: epsilon {value:g}. Nothing acts on it yet.",
     "delta": lambda value: f"Its delta: {value:g}. Nothing acts on it yet.",
 }
