@@ -28,20 +28,20 @@ class Progress:
 
     def __init__(self, path: Path | None = None, wall: Callable[[], float] = time.time) -> None:
         self.path, self._wall = path, wall
-        self._told: dict[str, dict[str, Any]] = {}
+        self.told: dict[str, dict[str, Any]] = {}
         self._states: dict[str, tuple[str, str, float]] = {}
         self._written = 0.0
 
     def tell(self, site: str, facts: Any) -> None:  # noqa: ANN401 - as it came
         """What a site says of its work; None: it has answered."""
         if isinstance(facts, dict) and all(type(facts.get(key)) is int for key in ("done", "total")):
-            self._told[site] = {
+            self.told[site] = {
                 "what": str(facts.get("what", ""))[:120],
                 "done": facts["done"],
                 "total": facts["total"],
             }
         elif facts is None:
-            self._told.pop(site, None)
+            self.told.pop(site, None)
 
     def write(
         self,
@@ -67,7 +67,7 @@ class Progress:
         self._written = now
         table = {}
         for site in sites:
-            gap, what, told = presence.gap(site), asked.get(site, ""), self._told.get(site)
+            gap, what, told = presence.gap(site), asked.get(site, ""), self.told.get(site)
             state = "away" if gap else "working" if what and told else "asked" if what else "idle"
             if self._states.get(site, ("", "", 0.0))[:2] != (state, what):
                 self._states[site] = (state, what, now)
