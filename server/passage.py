@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import httpx
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
@@ -30,6 +32,10 @@ CALLS = frozenset(
 """What a SuperNode with a registered key calls. `register-node` and `unregister-node` are the coordinator's."""
 
 MOST_BYTES = 64 * 2**20
+NARROWER = {"push-messages": 64 * 2**10, "push-object": 6 * 2**20}
+"""Bodies of the calls that bring a message: its list of objects, and an object, of which Flower makes 5 MiB at most."""
+MOST_OBJECTS = 48
+"""Objects of the messages that one call announces; a part of 64 MiB has 13. So no message has more than 288 MiB."""
 PIECE_S = 60.0  # for the next piece of a body
 STUBBORN = 20  # failures of one call of one site in a row, after which the site is told that it failed
 PASSED_BACK = ("content-type", "content-length")
@@ -85,12 +91,17 @@ class Door:
 
     async def _forward(self, request: Request, call: str, site: str) -> Response | None:
         """The SuperLink's answer, or a short one of our own; None where it refused the node."""
-        if int(request.headers.get("content-length", 0)) > self.most_bytes:
+        most = min(self.most_bytes, NARROWER.get(call, self.most_bytes))
+        if int(request.headers.get("content-length", 0)) > most:
             return plain(413)
-        asked = self.client.build_request(
-            "POST", f"/v1/fleet/{call}", headers=_passed_on(request), content=self._body(request, site)
-        )
+        pieces = self._body(request, site, most)
+        content: AsyncIterator[bytes] | bytes = pieces
         try:
+            if call == "push-messages":
+                content = b"".join([piece async for piece in pieces])
+                if not _small_enough(content):
+                    return plain(413)
+            asked = self.client.build_request("POST", f"/v1/fleet/{call}", headers=_passed_on(request), content=content)
             answer = await self.client.send(asked, stream=True)
         except TooLargeError:
             return plain(413)
@@ -125,7 +136,7 @@ class Door:
         del self.failures[site, call]
         return plain(500)
 
-    async def _body(self, request: Request, site: str) -> AsyncIterator[bytes]:
+    async def _body(self, request: Request, site: str, most: int) -> AsyncIterator[bytes]:
         """The pieces of a body as they come, no more than the cap."""
         size, pieces = 0, request.stream()
         while True:
@@ -134,7 +145,7 @@ class Door:
             except StopAsyncIteration:
                 return
             size += len(piece)
-            if size > self.most_bytes:
+            if size > most:
                 raise TooLargeError
             self.book.of(site).bytes_in += len(piece)
             yield piece
@@ -175,6 +186,19 @@ def missing() -> Response:
 def refused() -> Response:
     """The one refusal. A SuperNode that gets it stops at once; the connection ends with it."""
     return Response(b"refused\n", 401, {"connection": "close", "content-type": "text/plain"})
+
+
+def _small_enough(body: bytes) -> bool:
+    """Whether a list of messages announces so few objects that the server's app can hold them all."""
+    try:
+        waiting = list(PushMessagesRequest.FromString(body).message_object_trees)
+    except DecodeError:
+        return False
+    count = 0
+    while waiting and count <= MOST_OBJECTS:
+        count += 1
+        waiting.extend(waiting.pop().children)
+    return count <= MOST_OBJECTS
 
 
 def _passed_on(request: Request) -> dict[str, str]:

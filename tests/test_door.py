@@ -12,11 +12,16 @@ import time
 import httpx
 import pytest
 import uvicorn
+from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import get_object_tree, iterate_object_tree
 from made_consortium import DAY, Consortium, signed
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fedmerge import parts, transport
 from fedmerge.surroundings import free_port
 from fedmerge.trust import certificates, keys, roster
 from fedmerge.trust.audit import read
@@ -280,6 +285,34 @@ def test_a_body_larger_than_the_door_is_refused(front, node, behind, told, monke
         assert front.post("/v1/fleet/push-object", content=body, headers=signed(node)).status_code == 413
     assert behind.asked == []
     assert front.post(PULL, headers=signed(node)).status_code == 200
+
+
+def announcing(objects):
+    """A call that announces a message of so many objects, the way Flower nests them."""
+    tree = ObjectTree(object_id="m", children=[ObjectTree(object_id=f"{i:064d}") for i in range(objects - 1)])
+    return PushMessagesRequest(message_object_trees=[tree]).SerializeToString()
+
+
+def test_a_message_of_too_many_objects_is_refused_before_any_of_them_comes(front, node, behind):
+    """What a site may announce fits into the memory of the server's app; a part of 64 MiB of this Flower is far less."""
+    path = "/v1/fleet/push-messages"
+    content = transport.pack({"a": 1}, {"part": bytes(parts.PART_BYTES)})
+    ours = sum(1 for _ in iterate_object_tree(get_object_tree(content))) + 1
+    assert ours < passage.MOST_OBJECTS / 2
+    assert front.post(path, content=announcing(passage.MOST_OBJECTS), headers=signed(node)).status_code == 200
+    asked = len(behind.asked)
+    for content in (announcing(passage.MOST_OBJECTS + 1), b"\xff" * 100, bytes(2**17)):
+        assert front.post(path, content=content, headers=signed(node)).status_code == 413
+    assert len(behind.asked) == asked
+
+
+def test_an_object_of_this_flower_passes_and_a_larger_one_does_not(front, node, behind):
+    """The chunks that arrays are cut into are narrower than the door; a whole gigabyte in one object is not."""
+    assert passage.NARROWER["push-object"] > FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE + 2**16
+    body = bytes(passage.NARROWER["push-object"] + 1)
+    with contextlib.suppress(httpx.WriteError, httpx.ReadError):
+        assert front.post("/v1/fleet/push-object", content=body, headers=signed(node)).status_code == 413
+    assert behind.asked == []
 
 
 def test_large_bodies_and_answers_pass_in_pieces(front, node, behind, consortium):
