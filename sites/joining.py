@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 from cryptography import x509
 
+from fedmerge import sessions
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.trust import audit, certificates, keys, request
 from fedmerge.trust.request import JoinRequest
@@ -81,6 +82,8 @@ def join(
     before = homes.open(folder) if paths.consortium_file.exists() else None
     if before is not None and before.name != name:
         raise ConfigError(f"{folder} is the home of {before.name}, not of {name}")
+    if before is not None and new_keys and sessions.is_up(before.run / "state.json"):
+        raise ConfigError(f"{folder} is up and uses its keys: stop `fedmerge site up`, then make new ones")
     given = authority or (paths.authority if before else None)
     ca = certificates.read(given.read_bytes() if given else _introduced(address), "the authority's certificate")
     certificates.check_authority(ca)

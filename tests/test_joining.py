@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 from consortia import DAY, NOW, approved, fingerprint_of, found, hospital, open_door
 
-from fedmerge import cli
+from fedmerge import cli, sessions
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.trust import audit, keys, request
 from server import consortium
@@ -75,6 +75,20 @@ def test_new_keys_replace_all_three_and_the_log_goes_on(server, tmp_path):
     assert modes(home.folder)["node/supernode.key"] == 0o600
     audit.Log(home.audit, old, "north").append("note", "by the old key again")
     assert audit.verify(home.audit, *pair).bad == 4
+
+
+def test_keys_that_are_in_use_are_not_replaced(server, tmp_path):
+    """While the site is up its agent signs with them; its folder stays as it is. Without --new-keys one may join."""
+    home = hospital(tmp_path, server).home
+    home.run.mkdir()
+    before = home.signing_key.read_bytes()
+    with sessions.alone(home.run / "state.json"):
+        with pytest.raises(ConfigError, match="is up and uses its keys: stop"):
+            hospital(tmp_path, server, new_keys=True)
+        hospital(tmp_path, server)
+    assert home.signing_key.read_bytes() == before
+    hospital(tmp_path, server, new_keys=True)
+    assert home.signing_key.read_bytes() != before
 
 
 @pytest.mark.parametrize(
