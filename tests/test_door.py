@@ -294,7 +294,7 @@ def announcing(objects):
 
 
 def test_a_message_of_too_many_objects_is_refused_before_any_of_them_comes(front, node, behind):
-    """What a site may announce fits into the memory of the server's app; a part of 64 MiB of this Flower is far less."""
+    """What a site may announce fits into the memory of the server's app; a part of 64 MiB is far less."""
     path = "/v1/fleet/push-messages"
     content = transport.pack({"a": 1}, {"part": bytes(parts.PART_BYTES)})
     ours = sum(1 for _ in iterate_object_tree(get_object_tree(content))) + 1
