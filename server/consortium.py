@@ -4,29 +4,25 @@ All of it is files in the server's home; nothing here needs a server that is up.
 anew when it changes, and `server.registry` makes Flower's registry follow.
 """
 
-import fcntl
-import json
-import os
 import secrets
 import shutil
-import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tomli_w
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedmerge.container import canonical
 from fedmerge.errors import ConfigError, Refused
-from fedmerge.trust import audit, certificates, keys, request, roster
+from fedmerge.trust import audit, certificates, keys, request
 from fedmerge.trust.dates import DAY, day
 from fedmerge.trust.request import JoinRequest
 from fedmerge.trust.roster import Entry, Past, Roster
 from server import home as homes
+from server import rosters
 from server.home import Home
+from server.rosters import authority, current, public_bytes, publish
+
+__all__ = ["DAYS", "approve", "authority", "current", "init", "invitation", "public_bytes", "publish", "revoke"]
 
 DAYS = 365
 
@@ -106,28 +102,7 @@ def _found(home: Home, now: float) -> None:
     ):
         path.write_text(certificates.text(certificate), encoding="utf-8")
     home.policy_template.write_text(TEMPLATE, encoding="utf-8")
-    _publish(home, None, (), (), now, "founded")
-
-
-def authority(home: Home) -> x509.Certificate:
-    """The consortium's certificate of authority."""
-    return certificates.read(home.authority.read_bytes(), str(home.authority))
-
-
-def current(home: Home, now: float) -> Roster:
-    """The current roster, checked as a hospital checks it.
-
-    Raises:
-        Refused: the file was edited.
-        OSError: it cannot be read.
-    """
-    return roster.open(home.roster.read_bytes(), authority(home), now)
-
-
-def public_bytes(home: Home) -> bytes:
-    """What the front door answers to `GET /v1/roster`: the authority's certificate, and the signed roster."""
-    told = {"authority": home.authority.read_text(encoding="utf-8"), "roster": json.loads(home.roster.read_bytes())}
-    return json.dumps(told).encode()
+    rosters.write(home, None, (), (), now, "founded")
 
 
 def invitation(home: Home, site: str = "NAME") -> str:
@@ -174,7 +149,7 @@ def approve(
     for role in taken:
         if role not in asked.roles:
             raise ConfigError(f"{asked.site} offers the roles {', '.join(asked.roles)}, not '{role}'")
-    with _alone(home):
+    with rosters.alone(home):
         before = current(home, now)
         _check(home, before, asked, replaces)
         ca, own = authority(home), keys.read_node(home.authority_key)
@@ -194,7 +169,7 @@ def approve(
         kept = home.requests / f"{entry.name}-{before.epoch + 1}.json"
         kept.write_bytes(text.encode() if isinstance(text, str) else text)
         entries = tuple(sorted((*others, entry), key=lambda one: one.name))
-        _publish(home, before, entries, past, now, f"approved {entry.name} as {' and '.join(taken)}")
+        rosters.write(home, before, entries, past, now, f"approved {entry.name} as {' and '.join(taken)}")
     return entry
 
 
@@ -234,7 +209,7 @@ def revoke(home: Home, name: str, now: float) -> Roster:
     Raises:
         ConfigError: there is no such site.
     """
-    with _alone(home):
+    with rosters.alone(home):
         before = current(home, now)
         entry = before.find(name)
         if entry is None:
@@ -242,75 +217,4 @@ def revoke(home: Home, name: str, now: float) -> Roster:
             raise ConfigError(f"no site '{name}' is on the roster; its sites are {known}")
         past = (*before.past, Past(name, entry.node_key, entry.signing_key, int(now), "revoked"))
         others = tuple(one for one in before.entries if one.name != name)
-        return _publish(home, before, others, past, now, f"revoked {name}")
-
-
-def publish(home: Home, now: float, after: int = 0) -> Roster:
-    """A new epoch with the same sites, and the policy template as it is now.
-
-    Args:
-        home: of the server.
-        now: seconds since 1970.
-        after: the new epoch is greater than this one too: hospitals that saw it take no older roster, and a home that
-            was restored from a backup may be behind them.
-    """
-    with _alone(home):
-        before = current(home, now)
-        return _publish(home, before, before.entries, before.past, now, "published", after)
-
-
-def _publish(
-    home: Home,
-    before: Roster | None,
-    entries: tuple[Entry, ...],
-    past: tuple[Past, ...],
-    now: float,
-    why: str,
-    after: int = 0,
-) -> Roster:
-    """Sign the next roster, put it in its place, and write it into the history and the audit log."""
-    epoch = max(before.epoch if before else 0, after) + 1
-    log = keys.read_signing(home.audit_key)
-    fresh = Roster(
-        consortium=home.name, epoch=epoch, made=int(now), previous=before.digest if before else "",
-        audit_key=keys.public_text(log), entries=entries, past=past, policy=policy(home),
-    )  # fmt: skip
-    certificate = certificates.read(home.roster_certificate.read_bytes(), str(home.roster_certificate))
-    data = roster.seal(fresh, keys.read_signing(home.roster_key), certificate)
-    roster.open(data, authority(home), now)  # what a hospital would refuse is not published
-    history = home.rosters / f"{epoch}.json"
-    for path in (history, home.roster):
-        partial = path.with_name(f".{path.name}.part")
-        partial.write_bytes(data)
-        partial.replace(path)
-    audit.Log(home.audit, log, audit.SERVER, clock=lambda: now).append(
-        "note", f"roster epoch {epoch}", "roster", len(data), fresh.digest, reason=why
-    )
-    return fresh
-
-
-def policy(home: Home) -> dict[str, Any]:
-    """The tables of the policy template.
-
-    Raises:
-        ConfigError: it is not TOML, or holds something that a roster cannot carry.
-    """
-    try:
-        table = tomllib.loads(home.policy_template.read_text(encoding="utf-8"))
-        canonical(table)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{home.policy_template} is not TOML: {error}") from None
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{home.policy_template} holds a value that a roster cannot carry: {error}") from None
-    return table
-
-
-@contextmanager
-def _alone(home: Home) -> Iterator[None]:
-    """Nobody else changes the roster while the block runs."""
-    handle = os.open(home.rosters / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+        return rosters.write(home, before, others, past, now, f"revoked {name}")

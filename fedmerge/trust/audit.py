@@ -7,79 +7,35 @@ chain: the other side finds it, because every message carries its sender's head,
 """
 
 import fcntl
-import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedmerge.container import canonical, parse
 from fedmerge.errors import DataError, Refused
 from fedmerge.trust import dates, keys
+from fedmerge.trust.lines import NOTHING, PURPOSE, SERVER, TAIL, WAYS, Line, Way, raw_lines, read_line, short
 
-Way = Literal["in", "out", "refused", "note"]
-WAYS: tuple[str, ...] = get_args(Way)
-SERVER = "server"  # owner of the server's log, and its name as a peer in those of the sites
-PURPOSE = "audit line"
-NOTHING = "0" * 64  # the head of an empty log
-LONGEST = 500  # characters of a text; what others send is cut, so that a line stays a line
-TAIL = 64 * 2**10  # bytes; no line is longer
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line.
-
-    Attributes:
-        n: its number, from 1.
-        at: when it was written, as `dates.text` writes it, by the owner's clock.
-        owner: whose log it is: a site's name, or `SERVER`.
-        way: "in", "out", "refused" (nothing was done), or "note" (an event at home).
-        what: what came or went, in words that a reader of the log knows ("contribution", "ask train.contribute").
-        purpose: why: the phase, say.
-        size: bytes of the payload; 0: none.
-        digest: `sha256:` and the hex digest of the payload; empty: none.
-        peer: the other side: a site's name, or `SERVER`.
-        peer_head: the head of the other side's log, as its message told; empty: none was told.
-        reason: of a refusal, or more about a note.
-        campaign: the campaign it belongs to; empty: none.
-        previous: the head before this line.
-        signature: by the owner's key, over all the others.
-    """
-
-    n: int
-    at: str
-    owner: str
-    way: str
-    what: str
-    purpose: str
-    size: int
-    digest: str
-    peer: str
-    peer_head: str
-    reason: str
-    campaign: str
-    previous: str
-    signature: str
-
-    @property
-    def head(self) -> str:
-        """The head of the log that ends with this line: SHA-256 of its bytes, in hex."""
-        return hashlib.sha256(self.encode()).hexdigest()
-
-    def encode(self) -> bytes:
-        """The line's bytes, without its end."""
-        return canonical(asdict(self)).encode()
-
-    def signed(self) -> bytes:
-        """What the signature is over."""
-        return canonical({key: value for key, value in asdict(self).items() if key != "signature"}).encode()
+__all__ = [
+    "NOTHING",
+    "PURPOSE",
+    "SERVER",
+    "TAIL",
+    "WAYS",
+    "Line",
+    "Log",
+    "Report",
+    "Way",
+    "Witnessed",
+    "read",
+    "verify",
+    "witnessed",
+]
 
 
 @dataclass(frozen=True)
@@ -172,7 +128,7 @@ class Log:
             raise ValueError(f"way expected one of {', '.join(WAYS)}, got {way!r}")
         texts = {"what": what, "purpose": purpose, "digest": digest, "peer": peer}
         texts |= {"peer_head": peer_head, "reason": reason, "campaign": campaign}
-        texts = {key: _short(value) for key, value in texts.items()}
+        texts = {key: short(value) for key, value in texts.items()}
         with self._lock, _opened(self.path) as handle:
             size_now, n, head = self._end(handle)
             line = Line(
@@ -210,7 +166,7 @@ class Log:
                 raise DataError(f"{self.path} does not end with a line of an audit log")
             return (0, 0, NOTHING)
         try:
-            line = _read(whole[:-1].rpartition(b"\n")[2])
+            line = read_line(whole[:-1].rpartition(b"\n")[2])
         except Refused as error:
             raise DataError(f"{self.path} does not end with a line of an audit log: {error}") from None
         return (size, line.n, line.head)
@@ -255,11 +211,11 @@ def verify(path: Path, *known: Ed25519PublicKey) -> Report:
     def report(reason: str = "") -> Report:
         return Report(path, owner, tuple(good), head, len(good) + 1 if reason else 0, reason)
 
-    for raw, whole in _raw_lines(path):
+    for raw, whole in raw_lines(path):
         if not whole:
             return report("it is cut off")
         try:
-            line = _read(raw)
+            line = read_line(raw)
         except Refused as error:
             return report(str(error))
         if line.n != len(good) + 1:
@@ -285,10 +241,10 @@ def verify(path: Path, *known: Ed25519PublicKey) -> Report:
 def read(path: Path) -> tuple[Line, ...]:
     """The lines of a log, unchecked but for their form, up to the first that is none."""
     lines = []
-    for raw, whole in _raw_lines(path):
+    for raw, whole in raw_lines(path):
         try:
             if whole:
-                lines.append(_read(raw))
+                lines.append(read_line(raw))
                 continue
         except Refused:
             pass
@@ -307,35 +263,3 @@ def witnessed(path: Path, witness: Path, owner: str) -> Witnessed:
     heads = {NOTHING} | {line.head for line in (read(path) if path.exists() else ())}
     told = [line for line in read(witness) if line.peer_head and line.peer == owner]
     return Witnessed(len(told), tuple(line for line in told if line.peer_head not in heads))
-
-
-def _raw_lines(path: Path) -> Iterator[tuple[bytes, bool]]:
-    """(bytes without the end, whether there was an end) of each line; overlong ones are cut."""
-    with path.open("rb") as file:
-        while raw := file.readline(TAIL + 1):
-            yield raw.removesuffix(b"\n"), raw.endswith(b"\n")
-
-
-def _read(raw: bytes) -> Line:
-    """The line of these bytes, which must be its one canonical form; a Refused where they are not."""
-    try:
-        table = parse(raw, "it")
-    except Refused:
-        table = None
-    kinds = {field.name: field.type for field in fields(Line)}
-    if not isinstance(table, dict) or table.keys() != kinds.keys():
-        raise Refused("it is no line of an audit log")
-    for name, kind in kinds.items():
-        if type(table[name]) is not kind:
-            raise Refused(f"its '{name}' is of another kind")
-    line = Line(**table)
-    if line.encode() != raw:
-        raise Refused("it is not in canonical form")
-    if line.way not in WAYS:
-        raise Refused(f"its 'way' expected one of {', '.join(WAYS)}, got {line.way!r:.40}")
-    dates.seconds(line.at, "its 'at'")
-    return line
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
