@@ -14,8 +14,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmerge import campaign, report
 from fedmerge.errors import ConfigError, FedmergeError
+from server import home as homes
 from server import plan as plans
-from server import verdict
+from server import record, verdict
 from server.inprocess import InProcessGrid
 from server.store import Store
 from server.strategy import FedMerge
@@ -70,12 +71,19 @@ def _run(grid: Grid, run: Mapping[str, Any], out: Path, path: Path, base: Path) 
         chains=_numbers(run.get("chains", ""), "chains"),
         target_cases=int(run.get("target-cases", 0)),
         at_once=int(run.get("workers", 0)) or os.cpu_count() or 1,
+        witness=_witness(out, plan.name) if deployed else None,
     )
     strategy.start(grid)
     resolved = _absolute(strategy.results["campaign"], base, str(run.get("data", "")))
     (out / "campaign.toml").write_text(tomli_w.dumps(resolved), encoding="utf-8")
     report.write(strategy.results, out)
     log.info("results in %s", out)
+
+
+def _witness(out: Path, name: str) -> record.Witness | None:
+    """What writes into the audit log of the server's home in which a run lies, at `runs/NAME/out`."""
+    home = homes.Paths(out.parent.parent.parent)
+    return record.of(home, name) if home.consortium_file.exists() else None
 
 
 def _numbers(given: Any, what: str) -> tuple[int, ...]:  # noqa: ANN401 - run configs hold text or numbers

@@ -160,6 +160,18 @@ def release(folder: Path, site: str, now: str) -> list[str]:
     return names
 
 
+def undecided(folder: Path) -> list[str]:
+    """The sources whose weights are held and of which the coordinator has not spoken yet."""
+    said = words(folder)
+    return sorted(
+        {
+            one["site"]
+            for one in _judged(folder)
+            if one["verdict"] == "held" and one["name"] not in said["released"] and one["site"] not in said["left-out"]
+        }
+    )
+
+
 def leave_out(folder: Path, site: str, now: str) -> None:
     """Go on without a source in this run, from its next start on.
 

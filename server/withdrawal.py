@@ -119,7 +119,7 @@ def _runs(folder: Path) -> Iterator[Path]:
 def _under_way(run: Path) -> bool:
     path = run / "run.json"
     state = json.loads(path.read_text(encoding="utf-8")).get("state") if path.exists() else ""
-    return state in ("queued", "running")
+    return state in ("queued", "running", "stopping")
 
 
 def _contributions(run: Path) -> Iterator[tuple[Path, Contribution]]:

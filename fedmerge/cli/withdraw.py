@@ -63,7 +63,8 @@ def release(run: Run, site: Site, *, server: Server = None) -> None:
     folder = holding.store_of(run, home.runs if home else None)
     names = holding.release(folder, site, dates.text(time.time()))
     _note(home, site, "weights released", f"by the coordinator, in the run {run}", names[0])
-    screen.say(f"{site}: {len(names)} held contributions are released; resume the run {run}.")
+    screen.say(f"{site}: {len(names)} held contributions are released.")
+    _go_on(home, run, folder)
 
 
 def leave_out(run: Run, site: Site, *, server: Server = None) -> None:
@@ -72,9 +73,11 @@ def leave_out(run: Run, site: Site, *, server: Server = None) -> None:
     from server import holding
 
     home = _home(server)
-    holding.leave_out(holding.store_of(run, home.runs if home else None), site, dates.text(time.time()))
+    folder = holding.store_of(run, home.runs if home else None)
+    holding.leave_out(folder, site, dates.text(time.time()))
     _note(home, site, "left out", f"by the coordinator, in the run {run}")
-    screen.say(f"{site} is left out of the run {run}; resume it.")
+    screen.say(f"{site} is left out of the run {run}.")
+    _go_on(home, run, folder)
 
 
 def _home(server: Path | None) -> "Home | None":
@@ -87,6 +90,20 @@ def _home(server: Path | None) -> "Home | None":
         if server is not None:
             raise
         return None
+
+
+def _go_on(home: "Home | None", run: str, folder: Path) -> None:
+    """Queue the run of a server again, once the last word is said; a simulation is resumed by hand."""
+    from server import holding, runs
+
+    place = folder.absolute().parent.parent
+    if waiting := holding.undecided(folder):
+        screen.say(f"The run {run} waits for a word on {', '.join(waiting)}.")
+    elif home is None or place.parent != home.runs or not (place / "run.json").exists():
+        screen.say(f"Resume the run {run}.")
+    elif runs.read(home, place.name).over:
+        runs.submit(home, None, place.name)
+        screen.say(f"The run {run} is queued again.")
 
 
 def _note(home: "Home | None", site: str, what: str, reason: str, digest: str = "") -> None:
