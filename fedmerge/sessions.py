@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from fedmerge import surroundings
 from fedmerge.errors import ConfigError
 
 
@@ -121,7 +122,7 @@ def alone(state_file: Path, wait_s: float = 1.0) -> Iterator[None]:
 @contextlib.contextmanager
 def watchman(state_file: Path) -> Iterator[None]:
     """A process that kills what is left of the programs' sessions should the supervisor be killed."""
-    command = [sys.executable, "-m", "fedmerge.sessions", str(state_file)]
+    command = surroundings.module("fedmerge.sessions", str(state_file))
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - ourselves
     try:
         yield

@@ -27,6 +27,11 @@ def program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
+def module(name: str, *arguments: str) -> list[str]:
+    """The command that runs a module of ours; what lies in the working folder is not taken for a module."""
+    return [sys.executable, "-P", "-m", name, *arguments]
+
+
 def path_with(*folders: Path, inherited: str) -> str:
     """A search path of these folders, then this Python's own, then what was inherited."""
     return ":".join(dict.fromkeys([*map(str, folders), str(Path(sys.executable).parent), *inherited.split(":")]))

@@ -30,7 +30,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fedmerge.errors import FedmergeError
-from server import consortium, record
+from server import consortium, record, registry
 from server import home as homes
 from server.guests import Book, Guests, Turnings
 from server.home import Home
@@ -103,6 +103,7 @@ def open_door(home: Home, superlink: str) -> Door:
     return Door(
         Guests(home.roster, consortium.authority(home)), partial(consortium.public_bytes, home),
         to_superlink(superlink, home.authority), Book(home.run / "door.json"), Turnings(), write,
+        lambda: {site: int(number) for number, site in registry.nodes(home).items()},
     )  # fmt: skip
 
 

@@ -137,9 +137,10 @@ class Turnings:
 
 @dataclass
 class Visits:
-    """What passed the door for one site since the door was opened."""
+    """What passed the door for one site since the door was opened; `activated`: when its node last began anew."""
 
     seen: float = 0.0
+    activated: float = 0.0
     address: str = ""
     calls: int = 0
     bytes_in: int = 0

@@ -1,8 +1,9 @@
 """What happens at the front door: a call is looked at, passed on in pieces, and answered; or it is turned away."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import httpx
@@ -38,6 +39,7 @@ MOST_OBJECTS = 48
 """Objects of the messages that one call announces; a part of 64 MiB has 13. So no message has more than 288 MiB."""
 PIECE_S = 60.0  # for the next piece of a body
 STUBBORN = 20  # failures of one call of one site in a row, after which the site is told that it failed
+ALIVE_S = 60.0  # a node speaks more often; one that speaks from elsewhere in this time is another one
 PASSED_BACK = ("content-type", "content-length")
 
 
@@ -52,6 +54,7 @@ class Door:
         book: who was seen when.
         turnings: who did not pass.
         write: takes what was asked for, the caller's address and why it did not pass, for the audit log.
+        numbers: Flower's number of each site's node.
         most_bytes: the largest body.
     """
 
@@ -61,6 +64,7 @@ class Door:
     book: Book
     turnings: Turnings
     write: Callable[[str, str, str], None]
+    numbers: Callable[[], Mapping[str, int]]
     most_bytes: int = MOST_BYTES
     failures: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -75,12 +79,28 @@ class Door:
         except Turned as error:
             return await self._turn(request, call, address, str(error))
         visits = self.book.of(site)
+        last, silent = visits.address, self.guests.clock() - visits.seen
         visits.seen, visits.address = self.guests.clock(), address
         visits.calls += 1
+        if call == "activate-node":
+            visits.activated = visits.seen
+            if last in ("", address) or silent > ALIVE_S:
+                await self._end_last(request, site)
         answer = await self._forward(request, call, site)
         if answer is None:
             return await self._turn(request, call, address, f"Flower does not know {site}, or not by this key")
         return answer
+
+    async def _end_last(self, request: Request, site: str) -> None:
+        """End the node's last session before a new one begins: a node that was killed could not do so itself.
+
+        Flower would refuse the new one for a minute. What the node signed is the moment, so the same headers serve.
+        """
+        if (number := self.numbers().get(site)) is not None:
+            headers = _passed_on(request)
+            headers.pop("content-length", None)
+            with contextlib.suppress(httpx.HTTPError):
+                await self.client.post("/v1/fleet/deactivate-node", headers=headers, content=node_message(number))
 
     async def _turn(self, request: Request, call: str, address: str, reason: str) -> Response:
         """The one refusal, and perhaps a line in the audit log."""
@@ -171,6 +191,15 @@ class Door:
 
 class TooLargeError(Exception):
     """A body is larger than the door is wide."""
+
+
+def node_message(number: int) -> bytes:
+    """Flower's message that holds nothing but a node's number (field 1, an unsigned integer)."""
+    digits = [0x08]
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*digits, number])
 
 
 def plain(status: int) -> Response:

@@ -6,7 +6,6 @@ door        the one port that the network reaches
 runner      submits the campaigns, and again those that ended without a word; registers the roster's nodes
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,9 +28,9 @@ def programs(home: Home, port: int) -> list[Program]:
         home: of the server.
         port: of the SuperLink.
     """
-    env, logs, python = superlink.settings(home), home.run / "logs", sys.executable
-    door = [python, "-m", "server.door", str(home.folder), "--superlink", f"127.0.0.1:{port}"]
-    runner = [python, "-m", "server.runner", str(home.folder)]
+    env, logs = superlink.settings(home), home.run / "logs"
+    door = surroundings.module("server.door", str(home.folder), "--superlink", f"127.0.0.1:{port}")
+    runner = surroundings.module("server.runner", str(home.folder))
     return [
         *superlink.programs(home, port),
         Program("door", door, logs / "door.log", env, cwd=home.run, ready=lambda: surroundings.answers(home.port)),

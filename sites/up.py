@@ -128,7 +128,7 @@ def programs(home: Home, users: Users, port: int) -> list[Program]:
         users: who runs them; None: the present user.
         port: of the SuperNode's own API, on loopback.
     """
-    logs, python, here = home.run / "logs", sys.executable, {homes.VARIABLE: str(home.folder)}
+    logs, here = home.run / "logs", {homes.VARIABLE: str(home.folder)}
     path = surroundings.path_with(commands(home), inherited=os.environ.get("PATH", os.defpath))
     flower = {**here, **surroundings.settings(home.flower), "PATH": path}
     supernode = [
@@ -141,7 +141,7 @@ def programs(home: Home, users: Users, port: int) -> list[Program]:
         surroundings.program("flower-superexec"), "--runtime-api-address", f"127.0.0.1:{port}", "--insecure",
         "--superexec-auth-secret-file", str(secret(home)),
     ]  # fmt: skip
-    agent, roster = [python, "-m", "sites.agent", str(home.folder)], [python, "-m", "sites.watch", str(home.folder)]
+    agent, roster = (surroundings.module(name, str(home.folder)) for name in ("sites.agent", "sites.watch"))
     return [
         Program("agent", agent, logs / "agent.log", here, users.agent, home.folder, home.socket.exists),
         Program("roster", roster, logs / "roster.log", here, users.agent, home.folder),
@@ -173,7 +173,7 @@ def make_ready(home: Home, *, shared_user: bool) -> str:
     """
     if sessions.is_up(state_file(home)):
         raise ConfigError(f"{home.folder} is up already; stop that one first")
-    command = [sys.executable, "-m", "sites.up", str(home.folder), *["--shared-user"] * shared_user]
+    command = surroundings.module("sites.up", str(home.folder), *["--shared-user"] * shared_user)
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ourselves
     if done.returncode:
         raise ConfigError(done.stderr.strip().removeprefix("fedmerge: ") or "the site could not be prepared")
@@ -211,7 +211,7 @@ def systemd(home: Home, *, shared_user: bool = False) -> str:
                 str(program.user),
                 env=program.env,
                 cwd=program.cwd,
-                before=(sys.executable, "-m", "sites.up", str(home.folder)) if program.name == "agent" else (),
+                before=tuple(surroundings.module("sites.up", str(home.folder))) if program.name == "agent" else (),
                 after=("fedmerge-agent",) if program.name != "agent" else (),
                 writable=writable.get(program.name, (home.node,)),
                 hidden=() if program.name == "agent" else (home.private, data),

@@ -275,6 +275,37 @@ def test_everybody_may_have_the_signed_roster(front, node, consortium):
     assert "server" not in answer.headers
 
 
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 300, 2**63 + 5, 2**64 - 1])
+def test_the_numbers_of_nodes_are_written_as_flower_writes_them(number):
+    """Byte for byte; the SuperLink reads 0 where there is nothing, too."""
+    from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+
+    assert DeactivateNodeRequest.FromString(passage.node_message(number)).node_id == number
+    assert not number or DeactivateNodeRequest(node_id=number).SerializeToString() == passage.node_message(number)
+
+
+def test_a_node_that_was_killed_may_begin_again_at_once(front, node, behind, consortium):
+    """Its last session is ended with what it signed for the new one; another program with its key ends none."""
+    home = consortium.home
+    registered = {"site": "hospital-a", "node_key": keys.public_text(node), "number": "300"}
+    home.nodes.write_text(json.dumps({"nodes": [registered], "pending": None}))
+    try:
+        front.post("/v1/fleet/activate-node", content=b"new", headers=signed(node))
+        (path, headers, body), (then, _, _) = behind.asked
+        assert (path, body) == ("/v1/fleet/deactivate-node", passage.node_message(300))
+        assert guests.SIGNATURE in headers
+        assert then == "/v1/fleet/activate-node"
+        behind.asked.clear()
+        elsewhere = httpx.HTTPTransport(
+            verify=ssl.create_default_context(cafile=home.authority), local_address="127.0.0.2"
+        )
+        with httpx.Client(base_url=f"https://127.0.0.1:{home.port}", transport=elsewhere) as other:
+            other.post("/v1/fleet/activate-node", content=b"new", headers=signed(node))
+        assert [path for path, _, _ in behind.asked] == ["/v1/fleet/activate-node"]
+    finally:
+        home.nodes.unlink()
+
+
 @pytest.mark.parametrize("told", [True, False], ids=["length told", "in pieces"])
 def test_a_body_larger_than_the_door_is_refused(front, node, behind, told, monkeypatch):
     """By its length before a byte is read, or as soon as the pieces are too many."""
