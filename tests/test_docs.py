@@ -206,11 +206,15 @@ def test_every_other_command_of_the_pages_is_one_that_exists():
                 assert where.removeprefix(".[").removesuffix("]") in project["optional-dependencies"]
             case ["python", script]:
                 assert (ROOT / script).is_file(), script
+            case ["python3", "-m", "venv", _]:
+                pass
+            case [pip, "install", wheel] if pip.endswith("/bin/pip"):
+                assert wheel == f"fedmerge-{project['version']}-py3-none-any.whl"
             case ["flwr", "run", ".", *options]:
                 assert options == ["--stream"]
             case _ if builds_in(words):
                 assert shlex.join(words) in (ROOT / "Makefile").read_text()
-            case ["fedmerge", *_]:
+            case [program, *_] if program == "fedmerge" or program.endswith("/bin/fedmerge"):
                 pass
             case _:
                 pytest.fail(f"nobody checks the command {shlex.join(words)}")
@@ -267,6 +271,29 @@ def test_every_command_and_option_has_its_place_on_the_page():
         command = known[title.removeprefix("fedmerge ")]
         options = {p.opts[0] for p in command.params if p.param_type_name == "option" and p.name != "help"}
         assert set(keys("docs/command.md", title)) == options, title
+
+
+def networked():
+    """The commands of the pages that need a consortium, as words after the program's name."""
+    ours = [words[1:] for words in commands() if words[0] == "fedmerge" or words[0].endswith("/bin/fedmerge")]
+    return [words for words in ours if words[0] in NETWORKED]
+
+
+@pytest.mark.parametrize("words", networked(), ids=shlex.join)
+def test_the_commands_between_hospitals_are_taken_as_they_stand(words):
+    """Every word has its place: command, arguments, options. `examples/consortium.sh` runs most of them."""
+    known = commands_of_the_line()
+    name = next(name for name in (" ".join(words[:2]), words[0]) if name in known)
+    known[name].make_context(name, list(words[len(name.split()) :])).close()
+
+
+def test_a_hospital_has_joined_after_five_commands():
+    """From an empty machine to a site that is up, as its runbook has it."""
+    first = next(block for block in blocks("sh") if block.page.name == "runbook-hospital.md")
+    lines = first.text.strip().splitlines()
+    assert len(lines) <= 5
+    words = [shlex.split(line) for line in lines]
+    assert [" ".join(line[1:3]) for line in words[-3:]] == ["site join", "site check", "site up"]
 
 
 def sections(page):
