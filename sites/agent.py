@@ -108,6 +108,7 @@ class Agent:
                     threading.Thread(target=self._serve, args=(caller,), daemon=True).start()
         home.socket.unlink(missing_ok=True)
         self.log.append("note", "agent stopped")
+        os.close(self._lock)
 
     def stop(self) -> None:
         """Answer no further call; what is being trained goes on from its checkpoint another time."""
@@ -123,8 +124,10 @@ class Agent:
                 answer, payload = self._answer(line, header)
                 line.settimeout(client.SPARE_S)
                 client.send(line, answer, payload)
-        except (OSError, EOFError, Refused) as error:
+        except (OSError, EOFError) as error:
             log.info("a call ended early: %s", error)
+        except Refused as error:  # no frame of ours
+            self.log.append("refused", "a call", reason=str(error))
         except Exception:
             log.exception("a call failed")
         finally:

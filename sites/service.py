@@ -78,6 +78,8 @@ class Service:
             site = self._site()
             who, log = site.name, site_log(site)
             return self._answer(site, kind, letter)
+        except Away:
+            raise
         except Declined as error:
             log.warning("[%s] refused: %s", reference, error)
             what, asked = self._asked.get(str(letter.task.get("job")), (kind, letter))

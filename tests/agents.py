@@ -56,13 +56,14 @@ def homes(folder, small, data, **policy):
 
 
 @contextmanager
-def in_thread(paths):
-    """An agent of this process while the block runs."""
+def in_thread(paths, answers=True):
+    """An agent of this process while the block runs; `answers`: to this user."""
     agent = Agent(paths)
     thread = threading.Thread(target=agent.serve)
     thread.start()
     try:
-        wait_for(paths)
+        if answers:
+            wait_for(paths)
         yield agent
     finally:
         agent.stop()
@@ -77,10 +78,13 @@ class Process:
         self.start()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it; it answers a few seconds later."""
         self.log = (self.paths.folder / "agent.log").open("ab")
         command = [sys.executable, "-m", "sites.agent", str(self.paths.folder)]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, cwd=Path(__file__).parent.parent)
+
+    def wait(self) -> None:
+        """Until it answers."""
         wait_for(self.paths, self.process)
 
     def kill(self) -> None:
@@ -103,6 +107,8 @@ def processes(*several):
     try:
         for paths in several:
             running.append(Process(paths))
+        for process in running:
+            process.wait()
         yield running
     finally:
         for process in running:
