@@ -124,7 +124,8 @@ on server fedmerge run "$here/consortium/campaign.toml" --server "$server"
 on server fedmerge status --server "$server"
 
 say "what left north, and whether its log is whole"
-fedmerge audit verify "$work/north" "$server"
+fedmerge audit verify "$work/north" "$server" | tee "$work/verdict"
+grep -q "all of them are there" "$work/verdict" # the server's log has heads of north's
 fedmerge audit show "$work/north" --out "$work/north.html"
 
 say "the same campaign in one process"
