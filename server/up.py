@@ -66,7 +66,7 @@ def systemd(home: Home) -> str:
     service = units.Service(
         "fedmerge-server",
         f"fedmerge server of {home.name}",
-        (surroundings.program("fedmerge"), "server", "up", str(home.folder)),
+        (surroundings.program("fedmerge"), "server", "up", "--server", str(home.folder)),
         user=home.folder.owner(),
         writable=(home.folder,),
         low_port=home.port < 1024,
