@@ -2,6 +2,8 @@
 
 import os
 import pwd
+import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -82,8 +84,11 @@ def test_a_user_that_does_not_exist_is_an_error():
 
 
 @root
-def test_data_that_the_nodes_user_may_read_are_a_warning():
+@pytest.mark.parametrize("asked", ["the kernel", "the bits"])
+def test_data_that_the_nodes_user_may_read_are_a_warning(monkeypatch, asked):
     """Two users are no wall around data that are open to all; a closed folder on the way is enough."""
+    if asked == "the bits":
+        monkeypatch.setattr(walls.shutil, "which", lambda _: None)
     users = Users("root", "nobody")
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
         archive = Path(name)
@@ -97,3 +102,23 @@ def test_data_that_the_nodes_user_may_read_are_a_warning():
         assert walls.separation(users, data).result == "ok"
         os.chown(archive, -1, pwd.getpwnam("nobody").pw_gid)
         assert walls.separation(users, data).result == "warning"
+
+
+@root
+def test_data_that_the_agents_user_cannot_read_are_an_error():
+    """Else it is told by the first task."""
+    with tempfile.TemporaryDirectory() as name:  # 0700, and root's
+        line = walls.separation(Users("nobody", "root"), Path(name))
+    assert line.result == "error"
+    assert "cannot be read by nobody, the agent's user" in line.found
+
+
+@root
+@pytest.mark.skipif(shutil.which("setfacl") is None, reason="there is no setfacl here")
+def test_a_list_of_access_is_heeded():
+    """The bits alone would say no."""
+    with tempfile.TemporaryDirectory() as name:
+        assert walls.separation(Users("nobody", "root"), Path(name)).result == "error"
+        if subprocess.run(["setfacl", "-m", "u:nobody:rx", name], check=False).returncode:
+            pytest.skip("this file system has no lists of access")
+        assert walls.readable(Path(name), "nobody")
