@@ -63,7 +63,8 @@ class FedMerge(Strategy):
     ) -> None:
         self.plan, self.store, self.methods = plan, store, methods
         self.seeds, self.chains, self.target_cases = seeds, chains, target_cases
-        self.at_once, self.patience_s = at_once, patience_s
+        self.deployed = not campaign.residents(plan.raw)
+        self.at_once, self.patience_s = max(at_once, len(plan.residents)) if self.deployed else at_once, patience_s
         self.witness = witness or Witness(campaign=plan.name)
         self.results: dict[str, Any] = {}
 
@@ -100,8 +101,7 @@ class FedMerge(Strategy):
         return Result()
 
     def _exchange(self, grid: Grid, timeout_s: float) -> Exchange:
-        plan, folder = self.plan, self.store.folder
-        deployed = not campaign.residents(plan.raw)
+        plan, folder, deployed = self.plan, self.store.folder, self.deployed
         return Exchange(
             grid,
             timeout_s,
@@ -203,9 +203,14 @@ class FedMerge(Strategy):
         return places
 
     def _rows(self, ground: Ground, exchange: Exchange) -> list[Outcome]:
+        """The rows; real targets work at the same time, each on one row."""
         outcomes: list[Outcome] = []
-        exchange.converse([rows.row(ground, p, outcomes) for p in self.places(ground)], self.at_once)
-        return outcomes
+        places = self.places(ground)
+        turn = {place: [p.target for p in places[:i]].count(place.target) for i, place in enumerate(places)}
+        in_turn = sorted(places, key=lambda place: turn[place])
+        at_once = len(self.plan.targets) if self.deployed else self.at_once
+        exchange.converse([rows.row(ground, place, outcomes) for place in in_turn], at_once)
+        return sorted(outcomes, key=lambda outcome: places.index(outcome.place))
 
     def _forgetting(self, ground: Ground, exchange: Exchange, outcomes: list[Outcome]) -> list[dict[str, Any]]:
         """Somebody's P with a source's own S on that source's test cases, where the source takes it in."""

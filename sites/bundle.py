@@ -8,12 +8,12 @@ unpacked nor imported. Where Flower has moved the two functions that the gate st
 
 import contextlib
 import hashlib
-import json
+import io
 import os
 import shlex
-import socket
-import struct
+import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ import tomli_w
 
 from fedmerge import bundle
 from fedmerge.errors import ConfigError, Refused
-from sites import home, toml
+from fedmerge.transport import Letter
+from sites import client, home, toml
 from sites.home import Paths
 
 HASH = "FEDMERGE_BUNDLE"  # the digest of the bundle that runs, for the agent
@@ -111,27 +112,33 @@ def gate(paths: Paths, runtime: Any) -> None:  # noqa: ANN401 - Flower's module
     Raises:
         ConfigError: Flower has moved them.
     """
-    unpack: Callable[..., Any] | None = getattr(runtime, "install_from_fab", None)
-    loader: Callable[..., Any] | None = getattr(runtime, "get_load_client_app_fn", None)
-    if unpack is None or loader is None:
-        raise ConfigError("this version of Flower unpacks and loads bundles elsewhere: no bundle runs here")
-    let_in: set[str] = set()
+    used = getattr(getattr(runtime, "run_clientapp", None), "__code__", None)
+    for name in ("install_from_fab", "get_load_client_app_fn", "get_project_dir"):
+        if used is None or name not in used.co_names or not callable(getattr(runtime, name, None)):
+            raise ConfigError("this version of Flower unpacks and loads bundles elsewhere: no bundle runs here")
+    unpack: Callable[..., Any] = runtime.install_from_fab
+    loader: Callable[..., Any] = runtime.get_load_client_app_fn
+    let_in: dict[str, Path] = {}
 
     def checked_unpack(content: bytes, *rest: Any, **options: Any) -> Any:  # noqa: ANN401 - as Flower's function
         digest = bundle.digest(content)
         if digest not in allowed(paths):
             tell(paths, digest)
             raise Refused(f"the bundle {digest} is not on this site's list")
-        result = unpack(content, *rest, **options)
+        folder: Path = unpack(content, *rest, **options)
+        if not unchanged(folder, content):  # an earlier one was here, and has been changed since
+            shutil.rmtree(folder)
+            unpack(content, *rest, **options)
         os.environ[HASH] = digest
-        let_in.add(hashlib.sha256(content).hexdigest())
-        return result
+        let_in[hashlib.sha256(content).hexdigest()] = folder
+        return folder
 
     def checked_loader(*rest: Any, **options: Any) -> Callable[[str, str, str], Any]:  # noqa: ANN401
         load = loader(*rest, **options)
 
         def checked_load(name: str, version: str, flowers_hash: str) -> Any:  # noqa: ANN401 - a ClientApp
-            if flowers_hash not in let_in:  # an older bundle that lies about, under the name of an allowed one
+            # another folder, or an older bundle that lies about under the name of an allowed one
+            if runtime.get_project_dir(name, version, flowers_hash) != let_in.get(flowers_hash):
                 raise Refused("the bundle to be loaded is not the one that was checked")
             return load(name, version, flowers_hash)
 
@@ -140,14 +147,20 @@ def gate(paths: Paths, runtime: Any) -> None:  # noqa: ANN401 - Flower's module
     runtime.install_from_fab, runtime.get_load_client_app_fn = checked_unpack, checked_loader
 
 
+def unchanged(folder: Path, content: bytes) -> bool:
+    """Whether a folder holds a bundle's files as they are in the bundle, and no other program."""
+    with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+        files = {name: zipped.read(name) for name in zipped.namelist() if not name.startswith(bundle.MANIFEST)}
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*.py")}
+    if not there <= files.keys():
+        return False
+    return all((folder / name).is_file() and (folder / name).read_bytes() == data for name, data in files.items())
+
+
 def tell(paths: Paths, digest: str) -> None:
     """Let the agent write into the audit log that a bundle was refused; without an agent, there is nobody to tell."""
-    frame = json.dumps({"op": "describe", "bundle": digest, "to": "", "head": "", "task": {}, "payload": {}}).encode()
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(5.0)
-        line.connect(str(paths.socket))
-        line.sendall(struct.pack(">I", len(frame)) + frame)
-        line.recv(4)
+    with contextlib.suppress(client.Away, client.Failed, Refused):
+        client.call(paths.socket, "bundle", Letter({}), bundle=digest, patience_s=0.0)
 
 
 def main(arguments: list[str]) -> int:

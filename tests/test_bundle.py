@@ -10,10 +10,13 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import agents
 import pytest
+from small import hospitals
 
 from fedmerge import bundle
 from fedmerge.errors import ConfigError, Refused
+from fedmerge.trust import audit
 from sites import bundle as gates
 from sites.home import Paths
 
@@ -106,7 +109,7 @@ def test_a_bundle_that_is_not_listed_is_neither_unpacked_nor_loaded(paths, runti
     with pytest.raises(Refused, match="is not on this site's list"):
         runtime.install_from_fab(data, skip_prompt=True)
     with pytest.raises(Refused, match="not the one that was checked"):
-        runtime.get_load_client_app_fn()("a", "1", hashlib.sha256(data).hexdigest())
+        runtime.get_load_client_app_fn()("p/a", "1", hashlib.sha256(data).hexdigest())
     assert reached == []
     assert gates.HASH not in os.environ
 
@@ -115,26 +118,58 @@ def test_a_listed_bundle_is_unpacked_and_loaded_and_no_other_with_it(paths, runt
     """The digest is handed on for the agent; an older bundle that still lies about is not loaded in its place."""
     reached = []
     monkeypatch.setenv(gates.HASH, "")
-    runtime.install_from_fab = lambda *a, **k: reached.append("unpacked")
+    folder = paths.folder / "unpacked"
+
+    def unpack(content, **options):
+        reached.append("unpacked")
+        if not folder.exists():  # as Flower does
+            zipfile.ZipFile(io.BytesIO(content)).extractall(folder)
+        return folder
+
+    runtime.install_from_fab = unpack
     runtime.get_load_client_app_fn = lambda **k: lambda *a: reached.append("loaded")
+    runtime.get_project_dir = lambda name, version, digest: folder if version == "1" else folder / ".." / "elsewhere"
     data = zipped([("sites/app.py", "1")])
     digest = gates.allow(paths, data, "")
     gates.gate(paths, runtime)
     runtime.install_from_fab(data, skip_prompt=True)
     load = runtime.get_load_client_app_fn()
     load("a", "1", hashlib.sha256(data).hexdigest())
-    with pytest.raises(Refused, match="not the one that was checked"):
-        load("a", "1", hashlib.sha256(b"older").hexdigest())
+    for version, content in (("1", b"older"), ("2", data)):
+        with pytest.raises(Refused, match="not the one that was checked"):
+            load("a", version, hashlib.sha256(content).hexdigest())
     assert reached == ["unpacked", "loaded"]
+    for name in ("sites/app.py", "torch.py"):  # what an earlier message left has been changed, or added to
+        (folder / name).write_text("2")
+        runtime.install_from_fab(data, skip_prompt=True)
+        assert [p.name for p in folder.rglob("*.py")] == ["app.py"]
+        assert (folder / "sites/app.py").read_text() == "1"
     assert os.environ[gates.HASH] == digest
 
 
-@pytest.mark.parametrize("moved", ["install_from_fab", "get_load_client_app_fn"])
-def test_nothing_runs_where_flower_has_moved_its_functions(paths, runtime, moved):
-    """The gate fails closed."""
-    delattr(runtime, moved)
+@pytest.mark.parametrize("moved", ["install_from_fab", "get_load_client_app_fn", "run_clientapp"])
+def test_nothing_runs_where_flower_has_moved_its_functions(paths, runtime, monkeypatch, moved):
+    """The gate fails closed: a function is gone, or Flower's own does not use it any more."""
+    with monkeypatch.context() as patch:
+        patch.delattr(runtime, moved)
+        with pytest.raises(ConfigError, match="no bundle runs here"):
+            gates.gate(paths, runtime)
+    monkeypatch.setattr(runtime, "run_clientapp", lambda: None)
     with pytest.raises(ConfigError, match="no bundle runs here"):
         gates.gate(paths, runtime)
+
+
+def test_the_agent_writes_down_that_a_bundle_was_refused(tmp_path, runtime):
+    """What the gate turns away is a line of the audit log, with its digest."""
+    small = hospitals(tmp_path / "hospitals", cases=1)
+    home = agents.home(tmp_path, small, "north", agents.plan(small, tmp_path / "plan")[1]["north"])
+    data = zipped([("sites/app.py", "1")])
+    with agents.in_thread(home):
+        gates.gate(home, runtime)
+        with pytest.raises(Refused, match="is not on this site's list"):
+            runtime.install_from_fab(data, skip_prompt=True)
+    (line,) = [line for line in audit.read(home.audit) if line.way == "refused"]
+    assert line.reason == f"the bundle {bundle.digest(data)} is not allowed here"
 
 
 def test_flowers_clientapp_unpacks_and_loads_by_the_names_that_the_gate_stands_at(runtime):
