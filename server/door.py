@@ -35,6 +35,7 @@ from server import home as homes
 from server.guests import Book, Guests, Turnings
 from server.home import Home
 from server.passage import Door, missing
+from server.threshold import Threshold
 
 log = logging.getLogger("fedmerge.door")
 
@@ -120,6 +121,7 @@ def listening(home: Home, superlink: str) -> uvicorn.Config:
         port=home.port,
         ssl_certfile=home.server_certificate,
         ssl_keyfile=home.server_key,
+        http=Threshold,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -64,7 +64,7 @@ class Guests:
                 keyed = [(entry, keys.node_of(entry.node_key, entry.name)) for entry in current.entries]
                 self._known = {pem(key): (entry, key) for entry, key in keyed}
         except (OSError, FedmergeError) as error:
-            self._known = {}
+            self._mark, self._known = None, {}  # what cannot be read now may be readable the next time
             log.error("nobody may pass: %s", error)  # noqa: TRY400 - the sentence says it all
         return self._known
 

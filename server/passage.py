@@ -208,8 +208,8 @@ def plain(status: int) -> Response:
 
 
 def missing() -> Response:
-    """What everything is that the door does not know."""
-    return plain(404)
+    """What everything is that the door does not know; whatever else the caller has to say is not listened to."""
+    return Response(b"", 404, {"connection": "close"})
 
 
 def refused() -> Response:
@@ -231,11 +231,14 @@ def _small_enough(body: bytes) -> bool:
 
 
 def _passed_on(request: Request) -> dict[str, str]:
-    """The headers that the SuperLink needs: what the body is, and who sent it."""
+    """The headers that the SuperLink needs: what the body is, and who sent it.
+
+    Of a header that came twice only the first goes on, which is the one that the door has looked at.
+    """
     names = ("content-type", "content-length", "accept")
     kept = {
-        name: value
-        for name, value in request.headers.items()
+        name: request.headers[name]
+        for name in request.headers
         if name in names or (name.startswith("flwr-") and not name.startswith("flwr-superexec"))
     }
     return kept | {"accept-encoding": "identity"}

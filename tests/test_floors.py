@@ -80,6 +80,7 @@ FLOORS = {
     "server.verdict": 4,
     "server.guests": 4,
     "server.passage": 4,
+    "server.threshold": 4,
     "server.inprocess": 4,
     "server.flower": 4,
     "fedmerge.cli": 5,
