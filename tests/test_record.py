@@ -11,8 +11,9 @@ from small import hospitals
 from test_campaign import run
 from test_cli import command
 
+from fedmerge import wire
 from fedmerge.trust import audit, keys
-from server import runs
+from server import presence, runs
 from server.store import write
 
 
@@ -81,6 +82,31 @@ def test_a_refused_contribution_is_a_line_with_site_and_reason_and_so_is_its_lea
     assert told == [("refused", "contribution", "south")] * 2 + [("note", "left out", "south")]
     reasons = {line.reason for line in lines(server) if line.way == "refused"}
     assert all(reason.startswith("south: the header describes") for reason in reasons)
+
+
+def test_a_source_that_never_comes_is_left_out_with_its_reason_and_the_chain_begins_with_the_next(
+    server, small, tmp_path, monkeypatch
+):
+    """North is not there at all: south starts from the ancestor, north's transfer fails, and the log has the note."""
+    monkeypatch.setenv("FEDMERGE_BUNDLE", agents.BUNDLE)
+    monkeypatch.setattr(presence, "NAMED_AFTER_S", 0.0)
+    monkeypatch.setattr(presence, "LOOK_S", 0.0)
+    path, data = agents.plan(small, tmp_path / "plan", head='absent = "without"\nwait_s = 0.05')
+    homes = {site: home for site, home in agents.homes(tmp_path / "homes", small, data).items() if site != "north"}
+    with contextlib.ExitStack() as stack:
+        for home in homes.values():
+            stack.enter_context(agents.in_thread(home))
+        configs = [{"agent": str(home.socket)} for home in homes.values()]
+        out = server.runs / "first/out"
+        results = run(path, out, "mean,transfer", nodes=2, node_configs=configs, names=tuple(homes))
+    (left,) = results["left_out"]
+    assert (left["site"], left["chain"]) == ("north", None)
+    assert "has not been there" in left["reason"]
+    (south,) = (wire.read(path) for path in (out / "server/contributions").iterdir())
+    assert (south.site, south.parent) == ("south", south.ancestor)
+    failed = next(row for row in results["rows"] if row["method"] == "transfer:north")
+    assert failed["error"] == f"north was left out: {left['reason']}"
+    assert [(line.what, line.peer) for line in lines(server) if line.way == "note"] == [("left out", "north")]
 
 
 def held(server, *sites):
