@@ -111,7 +111,7 @@ class Runner:
         if not vanished and now - max(run.submitted, self._asked.get(run.name, 0.0)) < ASK_S:
             return run
         self._asked[run.name] = now
-        status = self._status(run)
+        status, details = self._status(run)
         if status is None or (not vanished and not status.startswith("finished")):
             return run
         if words := verdict.words(out):  # it was told while we asked
@@ -120,7 +120,7 @@ class Runner:
             self._stop(run)
         failures = 0 if now - run.submitted > SOON_S else run.failures + 1
         pause = min(2.0**failures, LONGEST_PAUSE_S) if failures > 1 else 0.0
-        words = f"attempt {run.attempts} ended without a word"
+        words = f"attempt {run.attempts} ended without a word" + (f"; Flower says: {details}" if details else "")
         return runs.move(run, "queued", now, failures=failures, next_try=now + pause, words=words)
 
     def _ended(self, run: Run, words: str, now: float) -> Run:
@@ -146,14 +146,17 @@ class Runner:
             return runs.move(run, "done", now, words="")
         return runs.move(run, "stopped", now, words=runs.BY_HAND)
 
-    def _status(self, run: Run) -> str | None:
-        """Flower's word for a run, as `running` or `finished:failed`; None where Flower does not answer."""
+    def _status(self, run: Run) -> tuple[str | None, str]:
+        """Flower's word for a run, as `running` or `finished:failed`, with details; None where Flower is silent."""
         try:
             told = superlink.order(self.home, "ls", "--run-id", run.flower_run)["runs"]
         except Unanswered as error:
             unknown = "not found" in str(error).lower() or "invalid run id" in str(error).lower()
-            return "finished:unknown" if unknown else None
-        return str(told[0]["status"]) if told else "finished:unknown"
+            return ("finished:unknown" if unknown else None), ""
+        if not told:
+            return "finished:unknown", ""
+        details = " ".join(str(told[0].get("status-details", "")).split())
+        return str(told[0]["status"]), "" if details == "N/A" else details[:200]
 
     def _stop(self, run: Run) -> None:
         with contextlib.suppress(Unanswered):  # it has ended already, or is asked again

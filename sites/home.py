@@ -4,9 +4,10 @@
     consortium.json         whom it joined: address and authority of the server, epoch of the last roster seen
     request.json            the join request
     roster.json             the last roster that was verified
+    ca.crt                  the consortium's certificate of authority, which both users read
     allowed.toml            bundles that may run
     private/                the agent's: keys, audit log, work                     (0700)
-    node/                   the SuperNode's: its key, the authority, Flower's home (0700)
+    node/                   the SuperNode's: its key, Flower's home               (0700)
     socket/agent.sock       where the two meet
 
 `open` reads and checks; nothing here makes or changes a file but `remember`.
@@ -95,7 +96,7 @@ class Paths:
     @property
     def authority(self) -> Path:
         """The consortium's certificate of authority, in PEM."""
-        return self.node / "ca.crt"
+        return self.folder / "ca.crt"
 
     @property
     def flower(self) -> Path:

@@ -48,7 +48,7 @@ class Flower:
     """Flower's command, as the runner uses it: what was ordered, and runs with a state."""
 
     def __init__(self):
-        self.orders, self.states, self.down = [], {}, False
+        self.orders, self.states, self.down, self.details = [], {}, False, "N/A"
 
     def order(self, home, *words, wait_s=0.0):
         """An order and its answer."""
@@ -63,7 +63,8 @@ class Flower:
             self.states[words[1]] = "finished:stopped"
             return {"success": True}
         asked = words[words.index("--run-id") + 1] if "--run-id" in words else None
-        found = [{"run-id": n, "status": s} for n, s in self.states.items() if asked in (None, n)]
+        facts = {"status-details": self.details}
+        found = [{"run-id": n, "status": s, **facts} for n, s in self.states.items() if asked in (None, n)]
         return {"success": True, "runs": found}
 
 
@@ -228,7 +229,9 @@ def test_a_run_that_waits_for_its_app_is_left_alone(home, plan, flower):
     assert runs.read(home, run.name) == run
     assert sum(words[0] == "ls" and "--run-id" in words for words in flower.orders) == 99 // 15
     flower.states[run.flower_run] = "finished:failed"
+    flower.details = "ServerApp failed with exception: No module named 'torch'"
     made.tick(T + 116)
+    assert runs.read(home, run.name).words == f"attempt 1 ended without a word; Flower says: {flower.details}"
     made.tick(T + 117)
     assert runs.read(home, run.name).attempts == 2
 

@@ -165,6 +165,7 @@ def test_each_user_gets_its_own_and_nothing_of_the_others(deployment):
             (f"cat {home.signing_key}", 1), (f"cat {home.site_file}", 1), (f"echo x > {home.allowed}", 1),
             (f"echo x > {site_up.commands(home)}/flwr-clientapp", 1), (f"cat {home.allowed}", 0),
             (f"cat {home.node_key}", 0), (f"cat {home.consortium_file}", 0), (f"touch {home.flower}/x", 0),
+            (f"cat {home.authority}", 0),
         ):  # fmt: skip
             entry = pwd.getpwnam(users.node)
             done = subprocess.run(
