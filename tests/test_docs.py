@@ -18,7 +18,7 @@ import typer
 from safetensors.torch import save_file
 from small import hospitals
 
-from fedmerge import cli, nets, results, tasks
+from fedmerge import cli, nets, results, tasks, transport
 from fedmerge.errors import ConfigError
 from server import plan
 from sites import config, phantom, records
@@ -446,11 +446,11 @@ def test_the_form_of_the_results_is_on_the_page(heading, form):
 
 
 def test_the_messages_on_the_page_are_those_of_the_code():
-    """Message types of the records' module and of the sites' handlers; the records exist."""
-    rows = next(rows for title, rows in tables("docs/protocol.md") if title == "A message")
-    handlers = re.findall(r'^@app\.(\w+)\("(\w+)"\)', (ROOT / "sites/app.py").read_text(), re.MULTILINE)
+    """Message types of the records' module and of the transport; the records exist."""
+    rows, carrying = (rows for title, rows in tables("docs/protocol.md") if title == "A message")
     told = {named(row[0])[0] for row in rows}
-    assert told == {f"{category}.{action}" for category, action in handlers}
+    assert told | {named(row[0])[0] for row in carrying} == set(transport.KINDS)
+    assert not told & {named(row[0])[0] for row in carrying}
     assert told == set(re.findall(r"^((?:query|train|evaluate)\.\w+)", tasks.__doc__, re.MULTILINE))
     for row in rows:
         for cell in row[1:]:
