@@ -76,7 +76,7 @@ def _sites(home: "Home", working: dict[str, dict[str, Any]], now: float, there: 
 def _doing(facts: dict[str, Any]) -> str:
     """What a site does in a run, in a few words."""
     at = facts.get("progress")
-    if at and at["total"]:
+    if at and at["total"] and facts["state"] != "away":
         return f"{at['what']} {at['done']}/{at['total']}"
     words = " ".join(filter(None, (facts.get("what", ""), facts.get("reason", ""))))
     return f"{facts['state']} {words}".strip()
