@@ -305,6 +305,26 @@ def test_a_campaign_outlives_the_servers_app(busy, simulated):
 
 
 @pytest.mark.slow
+def test_a_campaign_outlives_a_bundle_in_the_middle_of_a_message(busy, simulated):
+    """The process that Flower starts for each message is killed; the message is sent again, the work is not redone."""
+    superexec = busy.state("north")["superexec"]["pid"]
+    (victim,) = until(lambda: [pid for pid in sessions.members(superexec) if pid != superexec], LONG_S, busy)
+    os.kill(victim, signal.SIGKILL)
+    assert finished(busy) == simulated
+
+
+@pytest.mark.slow
+def test_two_campaigns_go_on_at_once(busy, simulated):
+    """The same plan under two names; each comes to the numbers of a simulation."""
+    words = ("--name", "second", "--methods", "none,t-imm", "--detach")
+    assert command("run", busy.plan, "--server", busy.server.folder, *words) == 0
+    assert finished(busy) == simulated
+    second = until(lambda: (run := busy.run("second")).over and run, 3 * LONG_S, busy)
+    assert (second.state, second.words) == ("done", ""), busy.told()
+    assert rows(busy.server.runs / "second/out") == simulated
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["server", "north"])
 def test_a_campaign_outlives_a_machine(busy, simulated, name):
     """All processes of a side are killed at once, and it is started again."""
