@@ -45,7 +45,8 @@ start() {
 
 clean_up() {
     local code=$?
-    trap - EXIT INT TERM
+    trap - EXIT
+    trap '' INT TERM # once is enough
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
     for space in "${spaces[@]}"; do ip netns delete "$space" || true; done
@@ -58,6 +59,7 @@ clean_up() {
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
+trap '' PIPE # whoever reads this may go away first
 
 # A namespace a party, each with one link to a bridge that has no way out.
 network() {
