@@ -1,5 +1,6 @@
 """A consortium on this machine: a server and three tiny hospitals, each with its own home, started by the command."""
 
+import ctypes
 import json
 import os
 import signal
@@ -57,8 +58,9 @@ class Deployment:
             words = ["site", "up", "--home", str(self.sites[name].folder), "--shared-user"]
         with (self.root / f"{name}.out").open("ab") as told:
             self.running[name] = subprocess.Popen(
-                [FEDMERGE, *words], stdout=told, stderr=told, cwd=self.root, env={**os.environ, "OMP_NUM_THREADS": "1"}
-            )
+                [FEDMERGE, *words], stdout=told, stderr=told, cwd=self.root,
+                env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=tie,
+            )  # fmt: skip
         return self.running[name]
 
     def start_all(self):
@@ -103,6 +105,11 @@ class Deployment:
     def told(self):
         """What all of them printed, for the message of a test that failed."""
         return "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in sorted(self.root.glob("*.out")))
+
+
+def tie():
+    """End with the tests, also where they are killed; called in the child."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def until(true, seconds, deployment=None):
