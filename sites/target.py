@@ -11,7 +11,7 @@ from fedmerge import params, parts, tasks, training, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import fitting
 from fedmerge.params import Params
-from sites import outbound
+from sites import near, outbound
 from sites.bench import Bench, card, received
 from sites.config import Site
 from sites.inbound import Declined
@@ -77,18 +77,18 @@ def _gradient(net: nn.Module, names: tuple[str, ...]) -> Params:
 
 
 def adapt(site: Site, task: dict[str, Any]) -> Answer:
-    """Near: fit the logits and S (or S alone) on the target's cases in one go."""
+    """Near: fit the logits and S (or S alone) on the target's cases, from the last checkpoint where there is one."""
     row = tasks.from_table(tasks.Row, task, "server")
     folder = site.work / "rows" / row.key
     if (done := folder / "adapted.json").exists():  # the answer was lost on its way: give it again
         told = tasks.from_table(tasks.Adapted, json.loads(done.read_text()), site.name)
         return outbound.answer(site, told), _logits(folder)
-    began = time.monotonic()
     bench = Bench(site, row)
     start = bench.score()
     run = _adaptation(bench)
     settings: dict[str, Any] = row.adapt or {}
-    curve: tasks.Curve = []
+    state, curve, before = near.restore(folder, run)
+    began = time.monotonic() - before
 
     def respond(step: int, fused: Params) -> Params:
         params.load(bench.net, fused)
@@ -98,6 +98,10 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
         report(site.name, f"adapting {row.label}", step + 1, settings["steps"])
         return _gradient(bench.net, row.net.fusable) if bench.method.chooser == "fitted" else {}
 
+    def keep_state(state: Params) -> None:
+        if run.step % near.every(settings["steps"]) == 0:
+            near.save(folder, run, state, curve, time.monotonic() - began)
+
     if bench.mix is not None and bench.method.chooser == "fitted":
         bench.logits = fitting.fit(
             bench.mix,
@@ -105,10 +109,13 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
             steps=settings["steps"],
             lr=row.logits_lr,
             kind=row.ratios,  # type: ignore[arg-type]
+            state=state or None,
+            keep=keep_state,
         )
     else:
-        for step in range(settings["steps"]):
+        for step in range(run.step, settings["steps"]):
             respond(step, {})
+            keep_state({})
     bench.merge(bench.logits)
     bench.settle()
     curve += bench.point(settings["steps"])
@@ -124,6 +131,7 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
     if bench.logits:
         keep(folder / "logits.safetensors", wire.params_to_bytes(bench.logits))
     keep(folder / "adapted.json", json.dumps(tasks.to_table(answer)).encode())
+    near.forget(folder)
     return outbound.answer(site, answer), _logits(folder)
 
 

@@ -55,6 +55,7 @@ FLOORS = {
     "sites.simulation": 4,
     "sites.source": 4,
     "sites.bench": 4,
+    "sites.near": 4,
     "sites.target": 4,
     "sites.app": 4,
     "server": 3,

@@ -134,6 +134,7 @@ def fit(
     kind: Kind = "sigmoid",
     state: Mapping[str, Tensor] | None = None,
     progress: Callable[[int], None] | None = None,
+    keep: Callable[[Params], None] | None = None,
 ) -> Logits:
     """Fit the logits by gradient descent on whatever loss `respond` answers for.
 
@@ -147,6 +148,7 @@ def fit(
         kind: as in `ratios`.
         state: continue from here instead (`fit_step`).
         progress: is told how many steps are done.
+        keep: is given the state after each step, to store it.
 
     Returns:
         The fitted logits.
@@ -157,6 +159,8 @@ def fit(
         now = fit_step(mix, now, respond(k, fused), lr, kind=kind, fused=fused)
         if progress:
             progress(k + 1)
+        if keep:
+            keep(now)
     return fit_logits(mix, now)
 
 
