@@ -102,7 +102,7 @@ def test_a_hospital_that_is_well_is_green(joined, server):
     assert {(line.check, line.result) for line in lines if line.result != "ok"} == {("users", "off")}
     assert [line.check for line in lines if not line.check.startswith("policy: ")] == [
         "site.toml", "data", "geometry", "labels", "disk", "front door", "clock", "roster", "membership",
-        "permissions", "keys", "users", "bundles",
+        "permissions", "policy file", "keys", "users", "bundles",
     ]  # fmt: skip
     assert only(lines, "roster").found == "epoch 3, signed 2025-06-15 (0 days ago), 1 on it; its signature holds"
     assert only(lines, "membership").found == "north is on the roster of epoch 3 as source until 2026-06-15"
@@ -268,14 +268,13 @@ def test_the_installed_versions_bundle_has_to_be_on_the_list(joined, server, mon
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may give files to another user")
 def test_two_users_are_green_where_each_has_its_own(joined, server):
     """The names come from [users]."""
-    from sites import up
 
     write_site(joined.home, users='[users]\nagent = "root"\nnode = "nobody"\n')
     line = only(look(joined, server), "users")
     assert line.result in ("ok", "warning")
     assert line.found.startswith("agent is root, node is nobody")
     assert {line.result for line in look(joined, server) if line.check == "permissions"} == {"error"}
-    for path in up._all(joined.home.node):
+    for path in (joined.home.node, *joined.home.node.rglob("*")):
         os.chown(path, 65534, -1)
     assert only(look(joined, server), "permissions").result == "ok"
 
