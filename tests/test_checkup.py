@@ -268,7 +268,6 @@ def test_the_installed_versions_bundle_has_to_be_on_the_list(joined, server, mon
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may give files to another user")
 def test_two_users_are_green_where_each_has_its_own(joined, server):
     """The names come from [users]."""
-
     write_site(joined.home, users='[users]\nagent = "root"\nnode = "nobody"\n')
     line = only(look(joined, server), "users")
     assert line.result in ("ok", "warning")
