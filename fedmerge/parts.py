@@ -119,7 +119,15 @@ class Shelf:
 
     def held(self) -> int:
         """Bytes of all files."""
-        return sum(path.stat().st_size for path in self.folder.glob("*") if path.is_file())
+        total = 0
+        for path in self.folder.glob("*"):
+            with contextlib.suppress(FileNotFoundError):  # another thread took it
+                total += path.stat().st_size
+        return total
+
+    def count(self) -> int:
+        """How many files there are."""
+        return sum(1 for _ in self.folder.glob("*"))
 
 
 def _same(path: Path, handle: int) -> bool:

@@ -22,10 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from fedmerge import parts as digests
 from fedmerge.errors import ConfigError, FedmergeError, Refused
 from fedmerge.transport import Letter
 from fedmerge.trust import audit, keys
-from sites import bundle, client, config, parts
+from sites import bundle, client, config, parts, walls
 from sites import home as homes
 from sites.client import Away, Failed
 from sites.home import Paths
@@ -76,7 +77,8 @@ class Agent:
 
     def __init__(self, home: Paths) -> None:
         self.home = home
-        self._site = Fresh(home.site_file, config.from_file)
+        self._known = ""  # digest of the site's file
+        self._site = Fresh(home.site_file, self._read)
         self._allowed = Fresh(home.allowed, lambda _: bundle.allowed(home))
         self._callers = callers(home)
         site = self._site.now()
@@ -87,6 +89,15 @@ class Agent:
         self._gate = threading.Semaphore(AT_ONCE)
         self._stop = threading.Event()
         parts.sweep(site)
+
+    def _read(self, path: Path) -> Site:
+        """The site of its file; that the file has changed is a line of the log, with the digest of what it is now."""
+        digest, before = f"sha256:{digests.digest(path)}", self._known
+        site = config.from_file(path)
+        if before and digest != before:
+            self.log.append("note", f"{path.name} changed", walls.POLICY, digest=digest)
+        self._known = digest
+        return site
 
     def serve(self) -> None:
         """Answer until `stop` is called."""
@@ -99,7 +110,7 @@ class Agent:
             home.socket.chmod(0o660)
             line.listen(64)
             line.settimeout(0.2)
-            self.log.append("note", "agent started")
+            self.log.append("note", "agent started", walls.POLICY, digest=self._known)
             log.info("the agent of %s answers on %s", name, home.socket)
             while not self._stop.is_set():
                 with contextlib.suppress(TimeoutError):
@@ -135,7 +146,7 @@ class Agent:
 
     def _answer(self, line: socket.socket, header: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The answer to a call, as header and payloads of a frame."""
-        op, name = str(header.get("op"))[:60], str(header.get("bundle"))[:80]
+        op, name = _plain(header.get("op"))[:60], _plain(header.get("bundle"))[:80]
         uid = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
         try:
             if uid not in self._callers:
@@ -180,6 +191,11 @@ class Agent:
         except (OSError, FedmergeError) as error:
             log.error("%s", error)  # noqa: TRY400 - the sentence says it all
             raise Away("its site.toml cannot be used at the moment; `fedmerge site check` says why") from None
+
+
+def _plain(value: object) -> str:
+    """A text from outside, for logs: nothing in it begins a line of its own, or speaks to a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
 def _letter(header: dict[str, Any], payload: dict[str, bytes]) -> Letter:

@@ -40,7 +40,8 @@ def check(home: Home, asked: Asked | None = None, *, now: Callable[[], float] = 
         lines += findings.agreed(site, _names(roster))
         lines += findings.campaign(site, asked) if asked else []
         lines += _tried("disk", lambda: [findings.disk(site, asked)])
-    lines += network + walls.permissions(home, users) + _tried("keys", lambda: own_keys(home)) + more
+    lines += network + walls.permissions(home, users) + _tried("policy file", lambda: walls.files(home, users))
+    lines += _tried("keys", lambda: own_keys(home)) + more
     if not more:
         lines.append(walls.separation(users, site.data.folder if site else None))
     lines += _tried("bundles", lambda: [bundle_list(home)])

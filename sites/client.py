@@ -13,6 +13,7 @@ Nothing heavy is imported here: a process begins with this module for every sing
 import contextlib
 import json
 import os
+import select
 import socket
 import struct
 import time
@@ -25,8 +26,11 @@ from fedmerge.transport import Letter
 
 MAX_HEADER = 4 * 2**20
 MAX_PAYLOAD = 512 * 2**20  # bytes of all payloads of a frame
+PIECE = 2**20  # bytes that are read at once
 LONGEST_PATH = 100  # bytes that the path of a socket may have; the kernel's limit is 107
 PATIENCE_S = 30.0  # for an agent that is being started anew
+ALIVE_S = 20.0  # how long an agent may take to say its name
+READ_S = 120.0  # how long it may take to read what it is asked, or to write an answer that it has begun
 SPARE_S = 600.0  # how much longer than it may hold a message an agent may be silent
 
 
@@ -60,8 +64,13 @@ def call(path: Path, op: str, letter: Letter, *, bundle: str = "", patience_s: f
     while True:
         try:
             with connected(path) as line:
-                line.settimeout(silent_s)
+                line.settimeout(ALIVE_S)
+                if letter.payload:
+                    alive(path)
+                    line.settimeout(READ_S)
                 send(line, header, letter.payload)
+                wait(line, path, silent_s)
+                line.settimeout(READ_S)
                 answer = receive_header(line, "the agent")
                 payload = receive_payload(line, answer, "the agent")
             break
@@ -74,6 +83,32 @@ def call(path: Path, op: str, letter: Letter, *, bundle: str = "", patience_s: f
     if "failed" in answer:
         raise Failed(str(answer["failed"]))
     return Letter(answer.get("task", {}), payload, answer.get("note", {}), str(answer.get("head", "")))
+
+
+def wait(line: socket.socket, path: Path, silent_s: float) -> None:
+    """Wait for the beginning of the agent's answer, for as long as it says its name when it is asked beside that.
+
+    Raises:
+        TimeoutError: the agent is there and does nothing, or it has been silent for `silent_s`.
+    """
+    end = time.monotonic() + silent_s
+    while not select.select([line], [], [], ALIVE_S)[0]:
+        alive(path)
+        if time.monotonic() > end:
+            raise TimeoutError
+
+
+def alive(path: Path) -> None:
+    """Ask the agent for its name, which takes it no time.
+
+    Raises:
+        OSError: it does not answer.
+        EOFError: it hung up.
+    """
+    with connected(path) as line:
+        line.settimeout(ALIVE_S)
+        send(line, {"op": "hello"}, {})
+        receive_header(line, "the agent")
 
 
 @contextlib.contextmanager
@@ -142,11 +177,11 @@ def pass_over(line: socket.socket, header: dict[str, Any]) -> None:
 
 
 def _exactly(line: socket.socket, size: int) -> bytes:
-    data = bytearray(size)
-    view, got = memoryview(data), 0
-    while got < size:
-        more = line.recv_into(view[got:])
+    """So many bytes; memory is taken as they come, not as they were announced."""
+    data = bytearray()
+    while len(data) < size:
+        more = line.recv(min(size - len(data), PIECE))
         if not more:
             raise EOFError
-        got += more
+        data += more
     return bytes(data)

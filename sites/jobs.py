@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 Result = TypeVar("Result")
 
 MOST_HELD = 16  # results that nobody has fetched
+MOST_WAITING = 16  # jobs that are not done, with what they were asked in memory
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,22 @@ class Jobs(Generic[Result]):
         self._lock = threading.Lock()
         self._ear = _Ear(who)
 
-    def begin(self, job: str, work: Callable[[], Result]) -> None:
-        """Put a job at the end of the queue, unless it is in it, or at work, or done and not yet fetched."""
+    def begin(self, job: str, work: Callable[[], Result]) -> bool:
+        """Put a job at the end of the queue, unless it is in it, or at work, or done and not yet fetched.
+
+        Returns:
+            whether there was room for it in the queue.
+        """
         with self._lock:
-            if job not in self._jobs:
-                self._jobs[job] = self._pool.submit(self._work, work)
-                for old in [name for name, future in self._jobs.items() if future.done()][:-MOST_HELD]:
-                    del self._jobs[old]
+            if job in self._jobs:
+                return True
+            done = [name for name, future in self._jobs.items() if future.done()]
+            if len(self._jobs) - len(done) >= MOST_WAITING:
+                return False
+            self._jobs[job] = self._pool.submit(self._work, work)
+            for old in done[:-MOST_HELD]:
+                del self._jobs[old]
+            return True
 
     def wait(self, job: str, hold_s: float) -> Result | Later | None:
         """Wait up to `hold_s` seconds for a job; None where there is none of this name.

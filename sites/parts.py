@@ -18,6 +18,7 @@ from sites.records import Policy, Site
 
 MOST_FILE = 8 * 2**30  # bytes of one file from the server
 MOST_FILES = 32 * 2**30  # bytes of all of them
+MOST_WAITING = 256  # files that are begun, or wait for their task
 OLD_DAYS = 14.0  # what nobody has added to for so long is thrown away
 
 
@@ -66,12 +67,21 @@ def put(site: Site, task: dict[str, Any], data: bytes) -> dict[str, Any]:
     shelf = incoming(site)
     if not 0 < size <= MOST_FILE or len(data) > size:
         raise Declined(f"{site.name}: a file expected 1 to {MOST_FILE} bytes, got {size}")
-    if (held := shelf.held()) + len(data) > MOST_FILES:
-        raise Declined(f"{site.name}: {held} bytes wait in {shelf.folder.name}, expected at most {MOST_FILES}")
+    if _full(shelf, sha, len(data)):
+        shelf.sweep(parts.days_ago(OLD_DAYS))
+        if _full(shelf, sha, len(data)):
+            raise Declined(
+                f"{site.name}: expected at most {MOST_WAITING} files of {MOST_FILES} bytes that wait for their task"
+            )
     try:
         return {"there": shelf.add(sha, size, offset, data)}
     except Refused:
         return {"there": 0}
+
+
+def _full(shelf: Shelf, sha: str, more: int) -> bool:
+    """Whether a part finds no room: there are too many bytes, or it would begin one file too many."""
+    return shelf.held() + more > MOST_FILES or (shelf.there(sha) == 0 and shelf.count() >= MOST_WAITING)
 
 
 def find(site: Site, listed: Manifest) -> dict[str, Path] | None:

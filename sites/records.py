@@ -59,7 +59,7 @@ class Policy:
         campaigns: names of the campaigns that it takes part in.
         nets: names of the nets that it trains.
         labels: names of the labels that it shares a model of.
-        min_cases: with fewer training cases than this nothing is contributed.
+        min_cases: with fewer training cases than this nothing is contributed, nor what fewer of them were used for.
         weights: a trained model's weights may leave.
         fisher: how much of the diagonal Fisher may leave: all, its mean over each output channel, or nothing.
         metrics: mean scores may leave.

@@ -1,10 +1,13 @@
 """How much disk a site needs for a campaign: contributions, checkpoints, what is received, predictions."""
 
+import errno
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 FLOAT = 4  # bytes of a parameter on disk
+SPARE_BYTES = 2 * 2**30  # that stay free for the hospital, whatever the server sends;
+SPARE_SHARE = 0.05  # on a small disk, this much of it
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,21 @@ def free_bytes(folder: Path) -> int:
     while not there.exists():
         there = there.parent
     return shutil.disk_usage(there).free
+
+
+def leave_some(folder: Path, coming: int = 0) -> None:
+    """Refuse what would fill the disk of a hospital.
+
+    Args:
+        folder: where it would be written.
+        coming: bytes.
+
+    Raises:
+        OSError: no space is left (`ENOSPC`), but for what stays free.
+    """
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    disk = shutil.disk_usage(there)
+    if disk.free - coming < min(SPARE_BYTES, SPARE_SHARE * disk.total):
+        raise OSError(errno.ENOSPC, "the disk is nearly full", str(folder))

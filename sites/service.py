@@ -9,6 +9,7 @@ lines of the policy, never a patient's file.
 import errno
 import json
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from fedmerge import parts
 from fedmerge.errors import FedmergeError
 from fedmerge.transport import KINDS, Letter
 from fedmerge.trust import audit
-from sites import inbound, jobs, source, target
+from sites import inbound, jobs, room, source, target
 from sites import parts as files
 from sites.client import Away, Failed
 from sites.inbound import Declined
@@ -29,6 +30,7 @@ from sites.jobs import Jobs, Later
 from sites.records import Policy, Site
 
 MOST_ASKED = 64  # jobs whose ask is remembered
+MOST_PAYLOADS = 256  # of one message; each is a line of the audit log
 MOST_INLINE = 4 * parts.PART_BYTES  # whatever length of parts a server asks for
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LOCK = threading.Lock()
@@ -87,6 +89,7 @@ class Service:
             raise Failed(f"{error} [{reference}]") from None
         except FedmergeError as error:
             log.error("[%s] %s", reference, error)  # noqa: TRY400 - the sentence says it all
+            self._line("refused", kind, letter, reason=f"the site's own log has the reason [{reference}]")
         except Exception as error:
             log.exception("[%s] unexpected", reference)
             if self._jobs is not None and isinstance(error, OSError) and error.errno in FULL:
@@ -100,12 +103,16 @@ class Service:
             raise Declined(f"{site.name}: there is no operation {kind[:40]!r}")
         action = kind.partition(".")[2]
         task, note = letter.task, letter.note
+        if self._jobs is not None and action not in ("job", "have", "part"):
+            room.leave_some(site.work, sum(map(len, letter.payload.values())))
         if action in ("have", "put", "part"):
             inbound.check(site, action, {"campaign": note.get("campaign")})
             return self._carry(site, action, task, letter.payload)
         if action == "job":
             return self._wait(site, str(task.get("job")), letter)
         inbound.check(site, action, task)
+        if len(letter.payload) > MOST_PAYLOADS:
+            raise Declined(f"{site.name}: expected at most {MOST_PAYLOADS} payloads, got {len(letter.payload)}")
         listed = parts.manifest(note.get("parts", {}), "server")
         there = files.find(site, listed)
         if there is None:
@@ -115,16 +122,17 @@ class Service:
         self._came(kind, letter, payload, digests)
 
         def work() -> Done:
-            torch.set_num_threads(int(task.get("threads") or task.get("row", {}).get("threads") or 1))
+            torch.set_num_threads(_threads(task))
             done = Done(site.policy, *self._do(site, action, task, payload))
             for path in there.values():
                 path.unlink(missing_ok=True)
             return done
 
-        if self._jobs is None or "hold_s" not in note:
+        if self._jobs is None:
             return self._reply(site, kind, letter, work())
         job = jobs.name(kind, task, digests)
-        self._jobs.begin(job, work)
+        if not self._jobs.begin(job, work):
+            raise Away(f"it has {jobs.MOST_WAITING} tasks to do already")
         self._asked[job] = kind, Letter(task, {}, note, letter.head)
         for old in list(self._asked)[:-MOST_ASKED]:
             del self._asked[old]
@@ -228,6 +236,13 @@ def site_log(site: Site) -> logging.Logger:
         log.setLevel(logging.INFO)
         log.propagate = False
     return log
+
+
+def _threads(task: dict[str, Any]) -> int:
+    """How many threads a task may have: what it asks for, and no more than there are processors."""
+    row = task.get("row")
+    asked = task.get("threads") or (row.get("threads") if isinstance(row, dict) else None)
+    return max(1, min(asked, os.cpu_count() or 1)) if type(asked) is int else 1
 
 
 def _seconds(note: dict[str, Any]) -> float:

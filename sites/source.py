@@ -85,6 +85,7 @@ def contribute(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict
     """Train from the given start, take the Fisher, pack the contribution; done before, it is sent again."""
     asked = tasks.from_table(tasks.Contribute, task, "server")
     _check_net(site, asked.net)
+    _check_cases(site, asked)
     own = parts(site, asked.net.patch)
     return _train(site, asked, payload, own["train"], own["validate"], site.name)
 
@@ -179,6 +180,23 @@ def score(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any]:
     held = own["test"] or own["validate"]
     found = predict.score(net, held, tuple(site.data.labels), precision=asked.precision)
     return outbound.answer(site, tasks.Scored(found))
+
+
+def _check_cases(site: Site, asked: tasks.Contribute) -> None:
+    """What leaves tells of no fewer cases than the policy says, however many the site has.
+
+    A single step on one case is that patient's gradient, and the Fisher of one case is its square: from either an image
+    can be drawn back.
+
+    Raises:
+        Declined: the steps see fewer cases, or the Fisher is of fewer.
+    """
+    least, settings = site.policy.min_cases, training.Settings(**asked.settings)
+    seen = settings.steps * settings.batch_size
+    if seen < least:
+        raise Declined(f"{site.name}: policy line 'min_cases = {least}': the steps asked for see {seen} at most")
+    if asked.fisher != "none" and site.policy.fisher != "none" and 0 < asked.fisher_cases < least:
+        raise Declined(f"{site.name}: policy line 'min_cases = {least}': the Fisher would be of {asked.fisher_cases}")
 
 
 def _check_net(site: Site, net: tasks.Net) -> None:

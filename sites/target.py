@@ -20,6 +20,8 @@ from sites.source import Payload, keep
 
 Answer = tuple[dict[str, Any], Payload]
 
+MOST_RECEIVED = 64 * 2**30  # bytes of weights that are kept for later tasks
+
 
 def receive(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any]:
     """Keep weights by their digest; what they hold is checked when a task opens them.
@@ -38,7 +40,22 @@ def receive(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any
                 data.replace(received(site, name))
             else:
                 keep(received(site, name), data)
+    _make_room(site, asked.digests)
     return tasks.to_table(tasks.Receive(tuple(n for n in asked.digests if received(site, n).exists())))
+
+
+def _make_room(site: Site, wanted: tuple[str, ...]) -> None:
+    """Throw away the weights that nobody has asked for longest, where there are more than a site keeps."""
+    paths = {received(site, name) for name in wanted}
+    for path in paths:
+        if path.exists():
+            path.touch()
+    states = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in site.work.glob("received/*.safetensors"))
+    total = sum(size for _, size, _ in states)
+    for _, size, path in states:
+        if total > MOST_RECEIVED and path not in paths:
+            path.unlink()
+            total -= size
 
 
 def _digest(data: bytes | Path) -> str:

@@ -10,12 +10,14 @@ them and root starts them. `prepare` gives each user its own folders, and nothin
 """
 
 import argparse
+import contextlib
 import os
 import pwd
 import secrets
+import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -91,10 +93,8 @@ def prepare(home: Home, users: Users) -> None:
     if users.agent is None or users.node is None:
         return
     agent, node = pwd.getpwnam(users.agent), pwd.getpwnam(users.node)
-    for path in _all(home.folder, but=(home.node, home.socket_folder, home.run)):
-        os.chown(path, agent.pw_uid, agent.pw_gid, follow_symlinks=False)
-    for path in _all(home.node):
-        os.chown(path, node.pw_uid, node.pw_gid, follow_symlinks=False)
+    give(home.folder, agent.pw_uid, agent.pw_gid, but=(home.node, home.socket_folder, home.run))
+    give(home.node, node.pw_uid, node.pw_gid)
     os.chown(home.socket_folder, agent.pw_uid, node.pw_gid)
     home.folder.chmod(0o711)
     home.site_file.chmod(0o600)
@@ -108,16 +108,25 @@ def prepare(home: Home, users: Users) -> None:
             raise ConfigError(f"{user} cannot reach {folder}: a folder above it is closed; move the home to /srv, say")
 
 
-def _all(folder: Path, but: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """A folder and what is in it, without the folders `but` and what links point to."""
-    yield folder
-    for path in folder.iterdir():
-        if path in but:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            yield from _all(path, but)
-        else:
-            yield path
+def give(folder: Path, user: int, group: int, but: tuple[Path, ...] = ()) -> None:
+    """Let a folder and what is in it belong to a user, without the folders `but`.
+
+    Whoever owns the folder today may be the one from whom the other user is kept apart. So each file is held by a
+    handle while it is looked at and given away: neither what a symbolic link points to, nor a file of somebody else
+    that has another name in here, changes hands.
+    """
+    for where, folders, files, handle in os.fwalk(folder, follow_symlinks=False):
+        os.fchown(handle, user, group)
+        folders[:] = [name for name in folders if Path(where) / name not in but]
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                file = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=handle)
+                try:
+                    state = os.fstat(file)
+                    if not stat.S_ISLNK(state.st_mode) and (state.st_nlink == 1 or state.st_uid == user):
+                        os.chown(f"/proc/self/fd/{file}", user, group)
+                finally:
+                    os.close(file)
 
 
 def programs(home: Home, users: Users, port: int) -> list[Program]:

@@ -8,8 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from fedmerge import parts
+from fedmerge.trust import audit
 from sites.findings import Line
 from sites.home import Paths, Users
+
+POLICY = "policy"  # purpose of the lines of the audit log that carry the digest of the site's file
 
 
 def permissions(home: Paths, users: Users) -> list[Line]:
@@ -41,6 +45,37 @@ def permissions(home: Paths, users: Users) -> list[Line]:
 def _secret(path: Path) -> bool:
     """Keys, secrets and what they lie in; a site's work below a closed folder is closed by it."""
     return path.suffix in (".key", ".secret") and path.is_file()
+
+
+def files(home: Paths, users: Users) -> list[Line]:
+    """Whether nobody but the agent's user and root can change what the site decides, and whether anybody has.
+
+    That is its policy, whom it joined, and what may run. The agent writes the digest of the site's file into its audit
+    log when it starts, and whenever the file has changed.
+    """
+    told: list[Line] = []
+    owner = _uid(users.agent) if users.agent else home.folder.stat().st_uid
+    listed = (home.folder, home.site_file, home.allowed, home.consortium_file, home.roster)
+    for path in (path for path in listed if path.exists()):
+        state = path.lstat()
+        if state.st_uid not in (owner, 0):
+            sentence = f"{path} belongs to {name_of(state.st_uid)}, who can change what this site allows"
+            to = users.agent or name_of(home.folder.stat().st_uid)
+            told.append(Line("policy file", "error", sentence, f"look at what is in it, then chown {to} {path}"))
+        elif state.st_mode & 0o022:
+            mode = stat.S_IMODE(state.st_mode)
+            sentence = f"{path} can be changed by other users of this machine ({mode:04o})"
+            remedy = f"look at what is in it, then chmod {mode & 0o755:o} {path}"
+            told.append(Line("policy file", "error", sentence, remedy))
+    known = [line for line in audit.read(home.audit) if line.purpose == POLICY] if home.audit.exists() else []
+    if known and home.site_file.exists() and known[-1].digest != f"sha256:{parts.digest(home.site_file)}":
+        sentence = f"{home.site_file} is not the one that the agent read last (line {known[-1].n} of its audit log)"
+        remedy = "if nobody here has changed it: look at what is in it, and who could"
+        told.append(Line("policy file", "warning", sentence, remedy))
+    if told:
+        return told
+    when = f", and is as in line {known[-1].n} of the audit log" if known else ""
+    return [Line("policy file", "ok", f"{home.site_file} can be changed by its owner only{when}")]
 
 
 def separation(users: Users, data: Path | None = None) -> Line:

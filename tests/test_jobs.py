@@ -76,16 +76,26 @@ def test_results_that_nobody_fetches_do_not_pile_up():
     """The oldest go first; a job that is under way is never forgotten."""
     gate, work = threading.Event(), Jobs()
     for k in range(2 * jobs.MOST_HELD):
-        work.begin(str(k), lambda k=k: k)
-    work.begin("last", lambda: gate.wait(10))
-    for k in range(jobs.MOST_HELD, 2 * jobs.MOST_HELD):
+        assert work.begin(str(k), lambda k=k: k)
         while not work._jobs[str(k)].done():
             pass
+    work.begin("last", lambda: gate.wait(10))
     work.begin("more", lambda: 0)
     assert work.wait("0", 0.0) is None
     assert work.wait(str(2 * jobs.MOST_HELD - 1), 0.0) == 2 * jobs.MOST_HELD - 1
     assert work.wait("last", 0.0) == Later("last", {})
     gate.set()
+
+
+def test_the_queue_has_an_end():
+    """Who asks for more than that is sent away, and joins what is in the queue all the same."""
+    gate, work = threading.Event(), Jobs()
+    assert all(work.begin(str(k), lambda: gate.wait(10)) for k in range(jobs.MOST_WAITING))
+    assert not work.begin("one more", lambda: True)
+    assert work.begin("0", lambda: True)
+    gate.set()
+    assert work.wait(str(jobs.MOST_WAITING - 1), 10.0) is True
+    assert work.begin("one more", lambda: True)
 
 
 def test_a_jobs_name_is_all_that_was_asked():
