@@ -29,6 +29,11 @@ STEADY_S = 60.0  # a program that ran for so long begins anew with the shortest 
 GRACE_S = 15.0  # from SIGTERM to SIGKILL
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
+HANDED_ON = (
+    "PATH", "LANG", "LC_", "TZ", "OMP_", "MKL_", "CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "SSL_CERT_",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "FEDMERGE_", "FLWR_",
+)  # fmt: skip
+"""Beginnings of the variables that a program under another user inherits: root's own secrets are not among them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Program:
         name: in the state file and in `after`.
         argv: the command; no shell.
         log: file that takes what it prints.
-        env: variables on top of those inherited.
+        env: variables on top of those inherited; of these, another user gets only such as `HANDED_ON` names.
         user: the OS user that it runs under, with this user's groups; None for the supervisor's own.
         cwd: its working folder.
         ready: whether it can be used by now; must answer within a second. None: as soon as it runs.
@@ -178,6 +183,8 @@ def start(program: Program) -> subprocess.Popen[bytes]:
     switch: dict[str, Any] = {}
     if program.user is not None and program.user != pwd.getpwuid(os.getuid()).pw_name:
         entry = pwd.getpwnam(program.user)
+        inherited = {name: value for name, value in os.environ.items() if name.startswith(HANDED_ON)}
+        environment = {**inherited, **program.env}
         environment |= {"HOME": entry.pw_dir, "USER": program.user, "LOGNAME": program.user}
         groups = os.getgrouplist(program.user, entry.pw_gid)
         switch = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}

@@ -19,7 +19,7 @@ import consortia
 import pytest
 from small import hospitals
 
-from fedmerge import parts, tasks
+from fedmerge import parts, supervisor, tasks
 from fedmerge.errors import Refused
 from fedmerge.transport import Letter
 from fedmerge.trust import audit, keys
@@ -566,3 +566,15 @@ def test_giving_a_home_to_its_users_gives_away_nothing_else(users, tmp_path):
     site_up.give(node, uid, uid)
     assert (other.stat().st_uid, tmp_path.stat().st_uid) == (0, 0)
     assert {path.stat().st_uid for path in (node, node / "flower/apps", node / "own")} == {uid}
+
+
+@root_only
+def test_a_program_under_another_user_inherits_no_secret_of_roots(users, tmp_path, monkeypatch):
+    """Of root's variables it has those that are named, and its own."""
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    program = supervisor.Program("env", ["env"], tmp_path / "log", {"MINE": "yes"}, users.node, Path("/"))
+    assert supervisor.start(program).wait(20) == 0
+    told = (tmp_path / "log").read_text().splitlines()
+    assert {"MINE=yes", "OMP_NUM_THREADS=1", f"USER={users.node}"} <= set(told)
+    assert "secret" not in "".join(told)
