@@ -68,7 +68,7 @@ Conversation = Generator[Ask, Answer, None]
 Part = Generator[Ask, Answer, dict[str, Any]]  # a piece of a conversation, with a finished phase as its value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Send:
     """One message to a site; several may make up one ask.
 
@@ -94,4 +94,5 @@ class Send:
         return self.ask.site
 
 
-Flow = Generator[Send, Letter, Answer]  # the messages of one ask
+Flow = Generator[list[Send], tuple[Send, Letter], Answer]
+"""The messages of one ask: yields those to send now, and is resumed with one of those out, and what came back."""

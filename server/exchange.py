@@ -8,21 +8,42 @@ the site is absent, has failed, or has sent what was not agreed.
 import json
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.serverapp import Grid
 
 from fedmerge import parts
 from fedmerge.errors import Absent, CampaignStopped, ConfigError, FedmergeError, Refused
+from fedmerge.transport import Letter
 from server import parts as ways
-from server.asks import Answer, Ask, Conversation, Flow, Part, Payload
+from server.asks import Answer, Ask, Conversation, Flow, Part, Payload, Send
 from server.parts import Way
-from server.post import Post, Ticket
+from server.post import Post
 from server.presence import Presence
 from server.progress import Progress
 from server.record import Witness
 
 __all__ = ["Answer", "Ask", "Conversation", "Exchange", "Part"]
+
+
+@dataclass(eq=False)
+class Under:
+    """A conversation under way, and what it has asked.
+
+    Attributes:
+        conversation: it.
+        ask: what it waits for.
+        flow: the messages of the ask.
+        begun: whether one of them has left.
+        spent: seconds since then in which the site was there.
+    """
+
+    conversation: Conversation
+    ask: Ask
+    flow: Flow
+    begun: bool = False
+    spent: float = 0.0
 
 
 class Exchange:
@@ -57,7 +78,7 @@ class Exchange:
         self.presence = Presence(grid, deployed)
         self.post = Post(grid, self.presence, way.hold_s, timeout_s + self.wait_s)
         self.sites: tuple[str, ...] = ()
-        self._under: dict[Ticket, tuple[Conversation, Ask, Flow]] = {}
+        self._under: list[Under] = []
         self._failures: list[FedmergeError] = []
 
     @property
@@ -127,9 +148,9 @@ class Exchange:
             for site in self.presence.look(self.sites, now):
                 self.post.back(site, now)
             busy = self.post.dispatch(self.witness.head, now)
-            for ticket, found in self.post.collect(now):
+            for send, found in self.post.collect(now):
                 busy = True
-                self._go_on(ticket, found)
+                self._go_on(send, found)
             self._judge(now, now - last)
             self._tell()
             last = now
@@ -154,50 +175,56 @@ class Exchange:
             return
         self._write_down(ask, "task", ask.task, ask.payload)
         flow = ways.ask(ask, self.way)
-        self._under[self.post.take(next(flow))] = (conversation, ask, flow)
+        self._under.append(Under(conversation, ask, flow))
+        for send in next(flow):
+            self.post.take(send)
 
-    def _go_on(self, ticket: Ticket, found: Any) -> None:  # noqa: ANN401 - a letter or an error
-        """The next message of an ask, or the end of it."""
-        _, ask, flow = self._under[ticket]
+    def _go_on(self, send: Send, found: Letter | FedmergeError) -> None:
+        """The next messages of an ask, or the end of it."""
+        under = next((under for under in self._under if under.ask is send.ask), None)
+        if under is None:  # it ended with another one of its messages
+            return
         if isinstance(found, FedmergeError):
-            return self._end(ticket, found)
+            return self._end(under, found)
+        ask = under.ask
         self.progress.tell(ask.site, found.note.get("progress"))
         try:
-            ticket.turn(flow.send(found))
+            for more in under.flow.send((send, found)):
+                self.post.take(more)
         except FedmergeError as error:
             self.witness.refused(ask.site, ask.what, str(error))
-            self._end(ticket, error)
+            self._end(under, error)
         except StopIteration as end:
             answer: Answer = end.value
             self._write_down(ask, "answer", answer.task, answer.payload, found.head)
-            self._end(ticket, answer)
+            self._end(under, answer)
         return None
 
-    def _end(self, ticket: Ticket, what: Answer | FedmergeError) -> None:
-        self.post.drop(ticket)
-        conversation, _, flow = self._under.pop(ticket)
-        flow.close()
-        self._resume(conversation, what)
+    def _end(self, under: Under, what: Answer | FedmergeError) -> None:
+        self.post.drop(under.ask)
+        self._under.remove(under)
+        under.flow.close()
+        self._resume(under.conversation, what)
 
     def _judge(self, now: float, elapsed: float) -> None:
         """Who has been away, or at work, for too long?"""
         self.presence.name_the_absent(self.sites, now)
-        for ticket, (_, ask, _) in list(self._under.items()):
-            gap = self.presence.gap(ask.site)
-            if gap is None:
-                if ticket.began is not None and now - ticket.began > self.timeout_s:
+        for under in list(self._under):
+            ask, gap = under.ask, self.presence.gap(under.ask.site)
+            if gap is not None:
+                if self._failures or (gap.named and now - gap.since > self.wait_s):
+                    words = f"{ask.site} has not been there for {now - gap.since:.0f} s: {gap.reason}"
+                    self._end(under, Absent(words))
+            elif under.begun or self.post.out(ask):  # a site's time for an ask passes while it is there
+                under.begun, under.spent = True, under.spent + elapsed
+                if under.spent > self.timeout_s:
                     words = f"{ask.site} did not answer {ask.kind} within {self.timeout_s:.0f} s"
-                    self._end(ticket, Absent(words))
-            elif self._failures or (gap.named and now - gap.since > self.wait_s):
-                words = f"{ask.site} has not been there for {now - gap.since:.0f} s: {gap.reason}"
-                self._end(ticket, Absent(words))
-            elif ticket.began is not None:
-                ticket.began += elapsed  # a site's time for an ask passes while it is there
+                    self._end(under, Absent(words))
 
     def _tell(self, *, at_last: bool = False) -> None:
         asked: dict[str, str] = {}
-        for _, ask, _ in self._under.values():
-            asked.setdefault(ask.site, ask.kind)
+        for under in self._under:
+            asked.setdefault(under.ask.site, under.ask.kind)
         self.progress.write(self.sites, self.presence, asked, self.traffic, at_last=at_last)
 
     def _write_down(self, ask: Ask, word: str, task: dict[str, Any], payload: Payload, head: str = "") -> None:

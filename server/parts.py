@@ -10,6 +10,7 @@ A site that has lost a file or a job, because it was started anew, says so; then
 what is on either disk already does not travel twice.
 """
 
+import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from fedmerge.transport import Letter
 from server.asks import Answer, Ask, Flow, Payload, Send
 
 HOLD_S = 15.0  # how long a real site may keep a message before it answers that it is still at it
+AHEAD = 2  # parts under way at a time: the next one waits at the node while one travels
 MOST_TRIES = 2  # of a file whose bytes are not what its digest names
 MOST_TIMES = 100  # an ask begins so often at most: a site that forgets each time is broken
 
@@ -64,10 +66,10 @@ def ask(asked: Ask, way: Way) -> Flow:
         if listed:
             yield from _push(asked, large, listed, way)
         note = way.note | ({"parts": listed} if listed else {})
-        letter = yield Send(asked, asked.kind, asked.task, small, note, asked.what)
+        letter = yield from _one(Send(asked, asked.kind, asked.task, small, note, asked.what))
         while "later" in letter.note:
             task = {"job": str(letter.note["later"])[:64]}
-            letter = yield Send(asked, "query.job", task, {}, way.note, "waiting")
+            letter = yield from _one(Send(asked, "query.job", task, {}, way.note, "waiting"))
         if "unknown" in letter.note:
             continue
         for name, data in letter.payload.items():
@@ -75,7 +77,13 @@ def ask(asked: Ask, way: Way) -> Flow:
         coming = parts.manifest(letter.note.get("parts", {}), asked.site)
         if twice := coming.keys() & letter.payload.keys():
             raise Refused(f"{asked.site}: {min(twice)} came whole and in parts")
-        if (found := (yield from _pull(asked, coming, shelf, way))) is not None:
+        found: dict[str, Path] = {}
+        for name, (sha, size) in coming.items():
+            _check(name, size, asked)
+            if (path := (yield from _pull(asked, name, sha, size, shelf, way))) is None:
+                break
+            found[name] = path
+        else:
             return Answer(letter.task, {**letter.payload, **found})
     raise CampaignStopped(f"{asked.site} lost {asked.kind} {MOST_TIMES} times; its log may have the reason")
 
@@ -94,47 +102,74 @@ def divide(payload: Payload, most: int) -> tuple[dict[str, bytes], dict[str, byt
     return {name: small[name] for name in payload if name in small}, large
 
 
-def _push(asked: Ask, large: dict[str, bytes | Path], listed: Manifest, way: Way) -> Generator[Send, Letter, None]:
-    """Bring to the site what it does not have yet of each file."""
-    letter = yield Send(asked, "query.have", {"blobs": dict(listed.values())}, {}, way.note, asked.what)
+def _one(send: Send) -> Generator[list[Send], tuple[Send, Letter], Letter]:
+    """Send one message and wait for what comes back."""
+    _, letter = yield [send]
+    return letter
+
+
+def _push(
+    asked: Ask, large: dict[str, bytes | Path], listed: Manifest, way: Way
+) -> Generator[list[Send], tuple[Send, Letter], None]:
+    """Bring to the site what it does not have yet of each file, `AHEAD` parts at a time."""
+    blobs = dict(listed.values())
+    letter = yield from _one(Send(asked, "query.have", {"blobs": blobs}, {}, way.note, asked.what))
     answer = letter.task.get("there")
     for name, (sha, size) in listed.items():
         there = _count(answer.get(sha) if isinstance(answer, dict) else None, size, asked)
-        before, tries = -1, 0
-        while there < size:
-            tries += there <= before  # what was there is no good, and was thrown away
-            if tries > MOST_TRIES:
-                raise Refused(f"{asked.site}: {name} expected more than {before} bytes to be there, got {there}")
-            data = _slice(large[name], there, way.part_bytes)
-            task = {"sha256": sha, "size": size, "offset": there}
-            letter = yield Send(asked, "query.put", task, {"part": data}, way.note, asked.what)
-            before, there = there, _count(letter.task.get("there"), size, asked)
-
-
-def _pull(asked: Ask, coming: Manifest, shelf: Shelf, way: Way) -> Generator[Send, Letter, dict[str, Path] | None]:
-    """Fetch the site's files; None where the site does not have them any more."""
-    found = {}
-    for name, (sha, size) in coming.items():
-        _check(name, size, asked)
-        tries = 0
-        while (path := shelf.whole(sha)) is None:
-            there = shelf.there(sha)
-            most = min(way.part_bytes, size - there)
-            task = {"sha256": sha, "offset": there, "length": most}
-            letter = yield Send(asked, "query.part", task, {}, way.note, asked.what)
-            if "unknown" in letter.note:
-                return None
-            data = letter.payload.get("part", b"")
-            if not 0 < len(data) <= most:
-                raise Refused(f"{asked.site}: a part of {name} expected {most} bytes, got {len(data)}")
-            try:
-                shelf.add(sha, size, there, data)
-            except Refused as error:  # what was there is no good, and was thrown away
-                tries += 1
+        tries, most, offset, out = 0, there, there, 0
+        while there < size or out:
+            new: list[Send] = []
+            while out + len(new) < AHEAD and offset < size:
+                data = _slice(large[name], offset, way.part_bytes)
+                task = {"sha256": sha, "size": size, "offset": offset}
+                new.append(Send(asked, "query.put", task, {"part": data}, way.note, asked.what))
+                offset += len(data)
+            _, letter = yield new
+            out += len(new) - 1
+            there = _count(letter.task.get("there"), size, asked)
+            if out == 0 and there < offset:  # a part was passed over, or all of it was no good and was thrown away
+                tries += there <= most
                 if tries > MOST_TRIES:
-                    raise Refused(f"{asked.site}: {name} {error}") from None
-        found[name] = path
-    return found
+                    raise Refused(f"{asked.site}: {name} expected more than {most} bytes to be there, got {there}")
+                offset = there
+            most = max(most, there)
+
+
+def _pull(
+    asked: Ask, name: str, sha: str, size: int, shelf: Shelf, way: Way
+) -> Generator[list[Send], tuple[Send, Letter], Path | None]:
+    """Fetch a file of the site's, `AHEAD` parts at a time; None where the site does not have it any more."""
+    tries, offset, out, lost = 0, shelf.there(sha), 0, False
+    early: dict[int, bytes] = {}
+    while (path := shelf.whole(sha)) is None or out:
+        new: list[Send] = []
+        while out + len(new) < AHEAD and offset < size and not lost and path is None:
+            most = min(way.part_bytes, size - offset)
+            task = {"sha256": sha, "offset": offset, "length": most}
+            new.append(Send(asked, "query.part", task, {}, way.note, asked.what))
+            offset += most
+        if not new and not out:
+            if lost:
+                return None
+            early.clear()
+            offset, tries = shelf.there(sha), tries + 1
+            if tries > MOST_TRIES:
+                raise Refused(f"{asked.site}: {name} expected {size} bytes of SHA-256 {sha[:12]}, got others")
+            continue
+        send, letter = yield new
+        out += len(new) - 1
+        if "unknown" in letter.note:
+            lost = True
+            continue
+        data, most = letter.payload.get("part", b""), send.task["length"]
+        if not 0 < len(data) <= most:
+            raise Refused(f"{asked.site}: a part of {name} expected {most} bytes, got {len(data)}")
+        early[send.task["offset"]] = data
+        with contextlib.suppress(Refused):  # what was there is no good, and was thrown away
+            while (there := shelf.there(sha)) in early and shelf.whole(sha) is None:
+                shelf.add(sha, size, there, early.pop(there))
+    return path
 
 
 def _check(name: str, size: int, asked: Ask) -> None:

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from fedmerge import transport
 from fedmerge.errors import CampaignStopped, FedmergeError
 from fedmerge.transport import Letter
-from server.asks import Send
+from server.asks import Ask, Send
 from server.presence import NAMED_AFTER_S, Presence
 
 log = logging.getLogger("fedmerge")
@@ -31,29 +31,23 @@ TRANSIENT = {
 """Flower's error codes that say nothing of the task."""
 
 
-@dataclass(eq=False)
+@dataclass
 class Ticket:
-    """A message and its fate; an ask keeps its ticket from its first message to its last.
+    """A message and its fate.
 
     Attributes:
         send: the message.
         ids: Flower's names of it, one for each time that it was sent: any of them may be replied to.
-        began: when the ask's first message left; None: it has not yet.
-        sent: when this one left for the last time.
+        sent: when it left for the last time; None: it has not yet.
         due: when it has to be sent; None: it is out.
         tries: how often it came to nothing.
     """
 
     send: Send
     ids: list[str] = field(default_factory=list)
-    began: float | None = None
-    sent: float = 0.0
+    sent: float | None = None
     due: float | None = 0.0
     tries: int = 0
-
-    def turn(self, send: Send) -> None:
-        """Go on with the next message of the ask."""
-        self.send, self.ids, self.due, self.tries = send, [], 0.0, 0
 
 
 class Post:
@@ -69,16 +63,24 @@ class Post:
     def __init__(self, grid: Grid, presence: Presence, hold_s: float | None, ttl_s: float) -> None:
         self.grid, self.presence, self.hold_s, self.ttl_s = grid, presence, hold_s, ttl_s
         self.tickets: list[Ticket] = []
+        self.queues: dict[str, list[Ask]] = {}
         self.traffic: list[dict[str, Any]] = []
 
-    def take(self, send: Send) -> Ticket:
-        """Put a message at the end of its site's queue."""
-        self.tickets.append(ticket := Ticket(send))
-        return ticket
+    def take(self, send: Send) -> None:
+        """Put a message at the end of its site's queue; those of an ask that has begun come before other asks."""
+        queue = self.queues.setdefault(send.site, [])
+        if not any(ask is send.ask for ask in queue):
+            queue.append(send.ask)
+        self.tickets.append(Ticket(send))
 
-    def drop(self, ticket: Ticket) -> None:
-        """Wait for it no more."""
-        self.tickets.remove(ticket)
+    def drop(self, ask: Ask) -> None:
+        """Wait for an ask's messages no more; the next ask of its site has its turn."""
+        self.tickets = [ticket for ticket in self.tickets if ticket.send.ask is not ask]
+        self.queues[ask.site] = [other for other in self.queues[ask.site] if other is not ask]
+
+    def out(self, ask: Ask) -> bool:
+        """Whether a message of an ask has left."""
+        return any(ticket.send.ask is ask and ticket.sent is not None for ticket in self.tickets)
 
     def dispatch(self, head: str, now: float) -> bool:
         """Send what is due; tells whether anything was.
@@ -87,13 +89,12 @@ class Post:
             head: of the server's audit log.
             now: seconds of a clock that only goes forward.
         """
-        busy, served = False, set()
+        busy = False
         for ticket in list(self.tickets):
             send = ticket.send
-            if self.presence.deployed and send.site in served:
+            if self.presence.deployed and self.queues[send.site][0] is not send.ask:
                 continue
-            served.add(send.site)
-            if ticket.due is None and self._silent(ticket, now):
+            if ticket.due is None and ticket.sent is not None and self._silent(now - ticket.sent, ticket.tries):
                 log.info("%s has been silent for %.0f s and is asked again", send.site, now - ticket.sent)
                 ticket.due, ticket.tries = now, ticket.tries + 1
             if ticket.due is None or now < ticket.due or self.presence.offline(send.site):
@@ -107,19 +108,19 @@ class Post:
             self._count("server", send.site, send.what, transport.size(content))
             ticket.ids += names
             ticket.sent, ticket.due, busy = now, None, True
-            ticket.began = now if ticket.began is None else ticket.began
         return busy
 
-    def collect(self, now: float) -> list[tuple[Ticket, Letter | FedmergeError]]:
+    def collect(self, now: float) -> list[tuple[Send, Letter | FedmergeError]]:
         """The replies that are there: letters, and errors that are final."""
         by_id = {name: t for t in self.tickets if not self.presence.offline(t.send.site) for name in t.ids}
-        found: list[tuple[Ticket, Letter | FedmergeError]] = []
+        found: list[tuple[Send, Letter | FedmergeError]] = []
         for reply in self.grid.pull_messages(list(by_id)) if by_id else []:
             name = reply.metadata.reply_to_message_id
             ticket = by_id[name]
             if name in ticket.ids and (letter := self._opened(ticket, name, reply, now)) is not None:
                 ticket.ids = []  # replies to the same message under another name say the same
-                found.append((ticket, letter))
+                self.tickets.remove(ticket)
+                found.append((ticket.send, letter))
         return found
 
     def back(self, site: str, now: float) -> None:
@@ -158,9 +159,8 @@ class Post:
         ticket.due = now + PAUSES_S[min(ticket.tries, len(PAUSES_S) - 1)]
         ticket.tries += 1
 
-    def _silent(self, ticket: Ticket, now: float) -> bool:
-        patience = ((self.hold_s or 0.0) + SILENCE_S) * 2 ** min(ticket.tries, 3)
-        return self.presence.deployed and now - ticket.sent > patience
+    def _silent(self, seconds: float, tries: int) -> bool:
+        return self.presence.deployed and seconds > ((self.hold_s or 0.0) + SILENCE_S) * 2 ** min(tries, 3)
 
     def _count(self, sender: str, receiver: str, what: str, size: int) -> None:
         """Add to the traffic table; equal lines are one line with their sum and number."""

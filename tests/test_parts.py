@@ -106,15 +106,17 @@ def test_a_list_of_parts_of_another_form_is_refused(table):
 
 def flow_with(answers, tmp_path, payload=None, most=10**6):
     """Run an ask against `answers(send) -> Letter`; gives the answer and the messages."""
-    sends = []
     flow = ways.ask(Ask("north", "train.contribute", {}, payload or {}, most=most), Way(tmp_path, "small", 1000, 5.0))
-    send = next(flow)
+    out = next(flow)
+    sends = list(out)
     while True:
-        sends.append(send)
+        send = out.pop(0)
         try:
-            send = flow.send(answers(send))
+            more = flow.send((send, answers(send)))
         except StopIteration as end:
             return end.value, sends
+        out += more
+        sends += more
 
 
 def test_a_payload_that_is_too_large_is_refused_before_a_part_of_it_is_fetched(tmp_path):
@@ -132,7 +134,7 @@ def test_a_payload_that_is_too_large_is_refused_before_a_part_of_it_is_fetched(t
 
 def test_a_site_that_sends_parts_of_another_length_or_content_is_refused(tmp_path):
     """An empty part, a longer one, or three times the wrong bytes end the ask with a sentence; nothing stays."""
-    for data, words in ((b"", "expected 1000 bytes, got 0"), (b"x" * 1001, "got 1001"), (b"x" * 1000, "got SHA-256")):
+    for data, words in ((b"", "expected 1000 bytes, got 0"), (b"x" * 1001, "got 1001"), (b"x" * 1000, "got others")):
 
         def answers(send, data=data):
             if send.kind == "query.part":
@@ -142,6 +144,78 @@ def test_a_site_that_sends_parts_of_another_length_or_content_is_refused(tmp_pat
         with pytest.raises(Refused, match=f"north: .*contribution.*{words}"):
             flow_with(answers, tmp_path)
         assert not list(tmp_path.rglob("*.part"))
+
+
+class Far:
+    """A site in a few lines: takes files in, gives one out, and counts how many messages are under way."""
+
+    def __init__(self, tmp_path, gives=b"", lose=()):
+        self.shelf, self.gives, self.lose = Shelf(tmp_path / "far"), gives, set(lose)
+        self.most, self.seen = 0, []
+
+    def __call__(self, send):
+        """What it answers."""
+        self.seen.append((send.kind, send.task.get("offset")))
+        if send.kind == "query.have":
+            return transport.Letter({"there": {sha: self.shelf.there(sha) for sha in send.task["blobs"]}})
+        if send.kind == "query.put":
+            data = send.payload["part"]
+            if send.task["offset"] in self.lose:
+                self.lose.remove(send.task["offset"])
+                return transport.Letter({"there": self.shelf.there(SHA)})
+            return transport.Letter({"there": self.shelf.add(SHA, len(DATA), send.task["offset"], data)})
+        if send.kind == "query.part":
+            offset = send.task["offset"]
+            return transport.Letter({}, {"part": self.gives[offset : offset + send.task["length"]]})
+        listed = {"model": [parts.digest(self.gives), len(self.gives)]} if self.gives else {}
+        return transport.Letter({"good": True}, note={"parts": listed})
+
+
+def drive(flow, answers, choose):
+    """Run an ask whose messages are answered in the order that `choose(out)` gives; the most that were out."""
+    out, most = next(flow), 0
+    while True:
+        most = max(most, len(out))
+        send = out.pop(choose(out))
+        try:
+            out = out + flow.send((send, answers(send)))
+        except StopIteration as end:
+            assert out == []
+            return end.value, most
+
+
+@pytest.mark.parametrize("choose", [lambda out: 0, lambda out: -1], ids=["in order", "the last one first"])
+def test_two_parts_are_under_way_at_a_time_and_may_come_in_any_order(tmp_path, choose):
+    """The file is whole whatever comes first; the next part waits at the node while one travels."""
+    far = Far(tmp_path, gives=DATA)
+    asked = Ask("north", "train.finetune", {}, most=10**6)
+    answer, most = drive(ways.ask(asked, Way(tmp_path / "here", "small", 1000, 5.0)), far, choose)
+    assert answer.need("model", "north") == DATA
+    assert most == ways.AHEAD == 2
+    assert sorted(offset for kind, offset in far.seen if kind == "query.part") == list(range(0, len(DATA), 1000))
+
+
+@pytest.mark.parametrize("lose", [(), (0,), (3000,), (len(DATA) // 1000 * 1000,), (2000, 7000)])
+def test_a_part_that_a_site_passed_over_is_sent_again(tmp_path, lose):
+    """The site says how far the file has come, and that is where it goes on."""
+    far = Far(tmp_path, lose=lose)
+    asked = Ask("north", "train.contribute", {}, {"start": DATA})
+    answer, most = drive(ways.ask(asked, Way(tmp_path / "here", "small", 1000, 5.0)), far, lambda out: 0)
+    assert answer.task == {"good": True}
+    assert far.shelf.whole(SHA).read_bytes() == DATA
+    assert most == 2
+    assert far.seen[-1] == ("train.contribute", None)
+
+
+def test_what_a_site_has_does_not_travel_again(tmp_path):
+    """A file that is there is not sent at all; of one that is half there, the other half."""
+    far = Far(tmp_path)
+    far.shelf.add(SHA, len(DATA), 0, DATA[:5000])
+    for expected in ([5000, 6000, 7000, 8000, 9000, 10_000], []):
+        far.seen.clear()
+        asked = Ask("north", "train.contribute", {}, {"start": DATA})
+        drive(ways.ask(asked, Way(tmp_path / "here", "small", 1000, 5.0)), far, lambda out: 0)
+        assert [offset for kind, offset in far.seen if kind == "query.put"] == expected
 
 
 def test_a_site_that_forgets_each_time_is_not_asked_for_ever(tmp_path):
@@ -213,7 +287,7 @@ def test_a_transfer_that_broke_goes_on_where_it_stopped(small, tmp_path, monkeyp
     with pytest.raises(CampaignStopped, match=r"north failed in train\.contribute: the link is down"):
         run(campaign(small), tmp_path, "mean", answer)
     trained = file_times(tmp_path / "sites/north/contributions")
-    assert asked == [("north", 0), ("north", 5000), ("north", 10_000), ("north", 15_000)]
+    assert asked[:4] == [("north", 0), ("north", 5000), ("north", 10_000), ("north", 15_000)]
     asked.clear()
     asked += [("north", None)] * 4  # past the break
     run(campaign(small), tmp_path, "mean", answer)
