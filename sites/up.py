@@ -141,7 +141,7 @@ def programs(home: Home, users: Users, port: int) -> list[Program]:
     path = surroundings.path_with(commands(home), inherited=os.environ.get("PATH", os.defpath))
     flower = {**here, **surroundings.settings(home.flower), "PATH": path}
     supernode = [
-        surroundings.program("flower-supernode"), "--superlink", home.address, "--root-certificates",
+        *surroundings.module("sites.node"), "--superlink", home.address, "--root-certificates",
         str(home.authority), "--auth-supernode-private-key", str(home.node_key), "--host", "127.0.0.1",
         "--port", str(port), "--isolation", "process", "--superexec-auth-secret-file", str(secret(home)),
         "--node-config", f'agent="{home.socket}"',

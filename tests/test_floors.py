@@ -56,6 +56,7 @@ FLOORS = {
     "sites.source": 4,
     "sites.bench": 4,
     "sites.near": 4,
+    "sites.node": 4,
     "sites.target": 4,
     "sites.app": 4,
     "server": 3,
