@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import traceback
+from importlib import import_module
 from typing import Any
 
 import httpx
@@ -50,10 +51,11 @@ def fatal(args: threading.ExceptHookArgs) -> None:
 
 def main() -> None:
     """Run the SuperNode of the command line; never returns."""
-    from flwr.supernode import cli, fleet_http_connection
+    from flwr.supernode import cli
 
-    plain = fleet_http_connection.make_simple_http_retry_invoker
-    fleet_http_connection.make_simple_http_retry_invoker = lambda: patient(plain())
+    connection: Any = import_module("flwr.supernode.fleet_http_connection")
+    plain = connection.make_simple_http_retry_invoker
+    connection.make_simple_http_retry_invoker = lambda: patient(plain())
     threading.excepthook = fatal
     try:
         cli.flower_supernode()
