@@ -84,6 +84,16 @@ def read(path: Path, *, max_bytes: int | None = None, site: str = "") -> Contrib
     return _contribution(facts, tensors, who)
 
 
+def facts(path: Path, *, site: str = "") -> dict[str, Any]:
+    """What the file of a contribution says of itself in its header; none of its numbers is looked at.
+
+    Raises:
+        Refused: the header breaks a rule of the format.
+    """
+    who = site or str(path)
+    return _facts(container.read_header(path, who=who), CONTRIBUTION, who)
+
+
 def params_to_bytes(params: Mapping[str, Tensor]) -> bytes:
     """Weights or gradients of a message as bytes.
 
@@ -174,15 +184,7 @@ def _read(
         raise Refused(f"{who}: expected at most {max_bytes} bytes, got {total}")
     size = container.header_size(bytes(data[:8]), total, who)
     header = container.decode(bytes(data[: 8 + size]), total, who)
-    facts: Any = {}
-    if not foreign or "fedmerge" in header.metadata:
-        if header.metadata.keys() != {"fedmerge"}:
-            keys = sorted(header.metadata)
-            raise Refused(f"{who}: __metadata__ expected the one key 'fedmerge', got {keys!r:.80}")
-        facts = container.parse(header.metadata["fedmerge"], who)
-        if not isinstance(facts, dict) or facts.get("format") != form:
-            got = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
-            raise Refused(f"{who}: format expected '{form}', got {got!r:.80}")
+    facts = _facts(header, form, who) if not foreign or "fedmerge" in header.metadata else {}
     tensors = {}
     for name, entry in header.entries.items():
         if entry.dtype != "F32":
@@ -198,6 +200,18 @@ def _read(
                 piece[subnormal] = 0.0
         tensors[name] = value
     return facts, tensors
+
+
+def _facts(header: container.Header, form: str, who: str) -> dict[str, Any]:
+    """The metadata of a document."""
+    if header.metadata.keys() != {"fedmerge"}:
+        keys = sorted(header.metadata)
+        raise Refused(f"{who}: __metadata__ expected the one key 'fedmerge', got {keys!r:.80}")
+    facts = container.parse(header.metadata["fedmerge"], who)
+    if not isinstance(facts, dict) or facts.get("format") != form:
+        got = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
+        raise Refused(f"{who}: format expected '{form}', got {got!r:.80}")
+    return facts
 
 
 def _contribution(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], who: str) -> Contribution:

@@ -36,9 +36,9 @@ def contribution(site: Site, kept: Path, name: str) -> bytes | Path:
     policy = site.policy
     if not policy.weights:
         raise Declined(f"{site.name}: policy line 'weights = false': no weights leave this site")
-    made = wire.read(kept, site=site.name)
-    if made.cases < policy.min_cases:
-        raise Declined(f"{site.name}: policy line 'min_cases = {policy.min_cases}': expected as many, got {made.cases}")
+    facts = wire.facts(kept, site=site.name)
+    if (cases := facts["cases"]) < policy.min_cases:
+        raise Declined(f"{site.name}: policy line 'min_cases = {policy.min_cases}': expected as many, got {cases}")
     ledger = site.work / "sent"
     others = [entry for entry in ledger.glob("*") if entry.name != name]
     if policy.max_contributions is not None and len(others) >= policy.max_contributions:
@@ -46,7 +46,8 @@ def contribution(site: Site, kept: Path, name: str) -> bytes | Path:
             f"{site.name}: policy line 'max_contributions = {policy.max_contributions}': {len(others)} have left"
         )
     data: bytes | Path = kept
-    if policy.fisher != "full" and made.fisher:
+    if policy.fisher != "full" and facts["fisher_labels"] != "none":
+        made = wire.read(kept, site=site.name)
         kind = "flat" if policy.fisher == "none" else made.fisher_labels
         data = wire.to_bytes(dataclasses.replace(made, fisher=_fisher(policy.fisher, made), fisher_labels=kind))
     if policy.max_bytes is not None and (size := parts.length(data)) > policy.max_bytes:

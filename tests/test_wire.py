@@ -397,3 +397,16 @@ def test_the_header_alone_can_be_read(tmp_path):
     with safe_open(tmp_path / "c", "pt") as file:
         assert set(file.keys()) == set(header.entries)
         assert file.metadata() == header.metadata
+
+
+def test_what_a_contribution_says_of_itself_is_read_without_its_numbers(tmp_path):
+    """The facts of the header; a file with numbers that are none is told by `read` alone."""
+    c, path = contribution(), tmp_path / "c.safetensors"
+    path.write_bytes(wire.to_bytes(c)[:-4] + struct.pack("<f", float("nan")))
+    found = wire.facts(path, site="north")
+    assert (found["cases"], found["fisher_labels"], found["site"]) == (c.cases, c.fisher_labels, c.site)
+    with pytest.raises(Refused, match="north"):
+        wire.read(path, site="north")
+    path.write_bytes(wire.params_to_bytes(c.weights))
+    with pytest.raises(Refused, match="north: format expected 'fedmerge-contribution/1'"):
+        wire.facts(path, site="north")
