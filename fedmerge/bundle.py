@@ -37,6 +37,7 @@ CONFIG: dict[str, Any] = {
 
 INCLUDE = ("sites/**/*.py", "server/**/*.py")
 MAX_BYTES = 64 * 2**20  # of all files together
+UNREADABLE = (NotImplementedError, RuntimeError)  # zipfile's words for an unknown compression, and for a password
 MANIFEST = ".info/"  # Flower's own list of the files
 
 
@@ -100,7 +101,7 @@ def digest(data: bytes) -> str:
                 if not info.filename.startswith(MANIFEST):
                     content = hashlib.sha256(bundle.read(info)).hexdigest()
                     whole.update(f"{content}  {info.filename}\n".encode())
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, *UNREADABLE) as error:
         raise Refused(f"the bundle expected a zip file, got something else: {error}") from None
     return f"sha256:{whole.hexdigest()}"
 

@@ -147,7 +147,7 @@ class Exchange:
             now = self.clock()
             for site in self.presence.look(self.sites, now):
                 self.post.back(site, now)
-            busy = self.post.dispatch(self.witness.head, now)
+            busy = self.post.dispatch(lambda: self.witness.head, now)
             for send, found in self.post.collect(now):
                 busy = True
                 self._go_on(send, found)

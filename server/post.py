@@ -5,6 +5,7 @@ again whenever there is doubt.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,11 +83,11 @@ class Post:
         """Whether a message of an ask has left."""
         return any(ticket.send.ask is ask and ticket.sent is not None for ticket in self.tickets)
 
-    def dispatch(self, head: str, now: float) -> bool:
+    def dispatch(self, head: Callable[[], str], now: float) -> bool:
         """Send what is due; tells whether anything was.
 
         Args:
-            head: of the server's audit log.
+            head: gives that of the server's audit log; it is read from the disk, so only for what is sent.
             now: seconds of a clock that only goes forward.
         """
         busy = False
@@ -99,7 +100,7 @@ class Post:
                 ticket.due, ticket.tries = now, ticket.tries + 1
             if ticket.due is None or now < ticket.due or self.presence.offline(send.site):
                 continue
-            content = transport.pack(send.task, send.payload, send.site, head=head, note=send.note)
+            content = transport.pack(send.task, send.payload, send.site, head=head(), note=send.note)
             message = Message(content, self.presence.nodes[send.site], send.kind, ttl=self.ttl_s)
             names = [name for name in self.grid.push_messages([message]) if name]
             if not names:

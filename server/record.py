@@ -3,34 +3,9 @@
 A server with a home has an audit log. A simulation has none, and its witness says nothing.
 """
 
-from typing import Protocol
-
 from fedmerge.trust import audit, keys
 from fedmerge.trust.audit import Way
 from server.home import Paths
-
-
-class Log(Protocol):
-    """What is needed of an audit log: `fedmerge.trust.audit.Log`, or a test's list."""
-
-    @property
-    def head(self) -> str:
-        """Digest of the last line."""
-
-    def append(
-        self,
-        *,
-        way: Way,
-        what: str,
-        purpose: str = "",
-        size: int = 0,
-        digest: str = "",
-        peer: str = "",
-        peer_head: str = "",
-        reason: str = "",
-        campaign: str = "",
-    ) -> object:
-        """Write one line."""
 
 
 class Witness:
@@ -41,7 +16,7 @@ class Witness:
         campaign: the campaign's name, which every line carries.
     """
 
-    def __init__(self, log: Log | None = None, campaign: str = "") -> None:
+    def __init__(self, log: audit.Log | None = None, campaign: str = "") -> None:
         self._log, self._campaign = log, campaign
 
     @property

@@ -147,29 +147,31 @@ def _train(ground: Ground, task: tasks.Contribute, site: str, name: str, kind: s
     )
     policy = ground.sites[site].reuse
     path = ground.store.contribution(task.key, own=policy != "never", reuse=policy == "consortium")
+    who = POOLED if pool else site
     if path is None:
-        path = yield from _asked(ground, task, site, kind, ground.on_disk(start), want)
+        path, change = yield from _asked(ground, task, site, kind, start, want)
     else:
         log.info("%s: contribution taken from the store", name)
-    who = POOLED if pool else site
-    change = holding.change(inbound.accept(path, want, who).weights, start)
+        change = holding.change(inbound.accept(path, want, who).weights, start)
     ground.made[task.chain, name] = Made(who, path, inbound.name_of(path), change)
 
 
 def _asked(
-    ground: Ground, task: tasks.Contribute, site: str, kind: str, start: Path, want: Expected
-) -> Generator[Ask, Answer, Path]:
+    ground: Ground, task: tasks.Contribute, site: str, kind: str, start: Params, want: Expected
+) -> Generator[Ask, Answer, tuple[Path, float]]:
     """Ask for a contribution, once more where it is refused; what is good is kept as it came.
+
+    Returns:
+        its place in the store, and how far its weights are from the start.
 
     Raises:
         Refused: twice; what came is not kept.
     """
+    payload = {"start": ground.on_disk(start)}
     for attempt in range(1, TRIES + 1):
         try:
-            answer = yield Ask(
-                site, kind, tasks.to_table(task), {"start": start}, "contribution", inbound.limits(want)[0]
-            )
-            return _taken(ground, task, site, answer, want)
+            answer = yield Ask(site, kind, tasks.to_table(task), payload, "contribution", inbound.limits(want)[0])
+            return _taken(ground, task, site, answer, want, start)
         except Refused as error:
             ground.witness.refused(site, "contribution", str(error))
             if attempt == TRIES:
@@ -178,19 +180,21 @@ def _asked(
     raise AssertionError  # the last attempt returns or raises
 
 
-def _taken(ground: Ground, task: tasks.Contribute, site: str, answer: Answer, want: Expected) -> Path:
-    """The place of a contribution in the store, after it has been checked."""
+def _taken(
+    ground: Ground, task: tasks.Contribute, site: str, answer: Answer, want: Expected, start: Params
+) -> tuple[Path, float]:
+    """A contribution, checked and stored: its place, and how far its weights are from the start."""
     who = POOLED if want.fisher == () else site
     data = answer.came("contribution", site)
     path = ground.store.arrived(task.key, data)
     try:
-        inbound.accept(path, want, who)
+        change = holding.change(inbound.accept(path, want, who).weights, start)
         told = tasks.from_table(tasks.Trained, answer.task, site)
     except Refused:
         path.unlink()
         raise
     log.info("%s: trained %d steps on %d cases in %.1f s", who, told.steps, told.cases, told.seconds)
-    return ground.store.keep_contribution(task.key, path)
+    return ground.store.keep_contribution(task.key, path), change
 
 
 def _seed(seed: int, number: int, name: str) -> int:

@@ -31,6 +31,14 @@ def zipped(files, compression=zipfile.ZIP_DEFLATED):
     return data.getvalue()
 
 
+def spoiled(field, value):
+    """A bundle whose header and directory say something else at a field (6: flags, 8: compression)."""
+    data = bytearray(zipped([("a.py", "1")]))
+    directory = data.index(b"PK\x01\x02")
+    data[field], data[directory + field + 2] = value, value
+    return bytes(data)
+
+
 @pytest.fixture
 def paths(tmp_path, monkeypatch):
     """A site's home with nothing on its list."""
@@ -61,12 +69,22 @@ def test_the_digest_is_of_names_and_contents_and_not_of_the_zip():
     ("data", "words"),
     [
         (b"no zip", "expected a zip file"),
+        (spoiled(8, 97), "compression method is not supported"),
+        (spoiled(6, 1), "encrypted"),
         (zipped([("a.py", "1"), ("a.py", "2")]), "plain names, each once, got 'a.py'"),
         (zipped([("../a.py", "1")]), r"got '\.\./a\.py'"),
         (zipped([("/a.py", "1")]), "got '/a.py'"),
         (zipped([("a.py", "0" * (bundle.MAX_BYTES + 1))]), "at most 67108864 bytes of files"),
     ],
-    ids=["not a zip", "a name twice", "out of the folder", "absolute", "a bomb"],
+    ids=[
+        "not a zip",
+        "a compression that nobody knows",
+        "a password",
+        "a name twice",
+        "out of the folder",
+        "absolute",
+        "a bomb",
+    ],
 )
 def test_what_is_no_plain_bundle_has_no_digest(data, words):
     """Two files of one name, a way out of the folder or a bomb are refused before anything is unpacked."""
