@@ -21,6 +21,8 @@ from server.presence import NAMED_AFTER_S, Presence
 log = logging.getLogger("fedmerge")
 
 SILENCE_S = 90.0  # how much longer than it may keep a message a node that is there may be silent
+SLOWEST_BYTES_S = 125_000.0  # of a link: a part may travel for as long as it takes at 1 Mbit/s
+SILENT = "its node is connected, and nothing answers"
 PAUSES_S = (1.0, 5.0, 15.0, 30.0)  # before a message that came to nothing is sent again
 UNDELIVERED = 5
 TRANSIENT = {
@@ -95,9 +97,7 @@ class Post:
             send = ticket.send
             if self.presence.deployed and self.queues[send.site][0] is not send.ask:
                 continue
-            if ticket.due is None and ticket.sent is not None and self._silent(now - ticket.sent, ticket.tries):
-                log.info("%s has been silent for %.0f s and is asked again", send.site, now - ticket.sent)
-                ticket.due, ticket.tries = now, ticket.tries + 1
+            self._listen(ticket, now)
             if ticket.due is None or now < ticket.due or self.presence.offline(send.site):
                 continue
             content = transport.pack(send.task, send.payload, send.site, head=head(), note=send.note)
@@ -160,8 +160,22 @@ class Post:
         ticket.due = now + PAUSES_S[min(ticket.tries, len(PAUSES_S) - 1)]
         ticket.tries += 1
 
-    def _silent(self, seconds: float, tries: int) -> bool:
-        return self.presence.deployed and seconds > ((self.hold_s or 0.0) + SILENCE_S) * 2 ** min(tries, 3)
+    def _listen(self, ticket: Ticket, now: float) -> None:
+        """A node that is there and silent for too long, since it was asked or has answered anything, is troubled.
+
+        What it was asked is sent again; where that was in vain, after twice the time.
+        """
+        send = ticket.send
+        if not self.presence.deployed or ticket.sent is None or ticket.due is not None:
+            return
+        since = max(ticket.sent, self.presence.last_heard(send.site))
+        patience_s = (self.hold_s or 0.0) + SILENCE_S + _bytes(send) / SLOWEST_BYTES_S
+        if self.presence.offline(send.site) or now - since <= patience_s:
+            return
+        self.presence.troubled(send.site, SILENT, since)
+        if now - since > patience_s * 2 ** min(ticket.tries, 3):
+            log.info("%s has been silent for %.0f s and is asked again", send.site, now - since)
+            ticket.due, ticket.tries = now, ticket.tries + 1
 
     def _count(self, sender: str, receiver: str, what: str, size: int) -> None:
         """Add to the traffic table; equal lines are one line with their sum and number."""
@@ -171,3 +185,8 @@ class Post:
                 line["messages"] += 1
                 return
         self.traffic.append({"from": sender, "to": receiver, "what": what, "bytes": size, "messages": 1})
+
+
+def _bytes(send: Send) -> int:
+    """The bytes of a part that travel with a message, or with its answer."""
+    return sum(map(len, send.payload.values())) + int(send.task["length"] if send.kind == "query.part" else 0)

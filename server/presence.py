@@ -38,6 +38,7 @@ class Presence:
         self.nodes: dict[str, int] = {}
         self._offline: dict[str, Gap] = {}
         self._troubled: dict[str, Gap] = {}
+        self._heard: dict[str, float] = {}
         self._looked: float | None = None
 
     def look(self, sites: Iterable[str], now: float) -> list[str]:
@@ -67,16 +68,21 @@ class Presence:
                 self.nodes[site] = online[site]
         return back
 
-    def troubled(self, site: str, reason: str, now: float) -> None:
-        """A site's node is there, but its message came back without an answer."""
-        gap = self._troubled.setdefault(site, Gap(now, reason))
+    def troubled(self, site: str, reason: str, since: float) -> None:
+        """A site's node is there, but its message came back without an answer, or does not come back."""
+        gap = self._troubled.setdefault(site, Gap(since, reason))
         gap.reason = reason
 
     def heard(self, site: str, now: float) -> None:
         """A site has answered."""
+        self._heard[site] = now
         gap = self._troubled.pop(site, None)
         if gap is not None and gap.named:
             log.warning("%s answers again, after %.0f s", site, now - gap.since)
+
+    def last_heard(self, site: str) -> float:
+        """When a site has last answered."""
+        return self._heard.get(site, float("-inf"))
 
     def offline(self, site: str) -> bool:
         """Whether Flower does not list the site's node."""

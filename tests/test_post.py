@@ -13,10 +13,14 @@ from grids import NAMES, Clock, Fallible, asking, deployed, echo_app
 from fedmerge import transport
 from fedmerge.errors import Absent, CampaignStopped
 from fedmerge.trust import audit, keys
+from server.asks import Send
 from server.exchange import Ask
+from server.post import SILENCE_S, SILENT, Post
 from server.presence import LOOK_S, NAMED_AFTER_S, Presence
 from server.progress import Progress
 from server.record import Witness
+
+HOLD_S = 15.0  # as of a deployment
 
 
 @pytest.mark.parametrize("code", [3, 4, 5, 8])
@@ -103,6 +107,68 @@ def test_a_dead_site_is_named_within_two_minutes():
     presence.name_the_absent(NAMES, 1000.0 + NAMED_AFTER_S)
     assert presence.gap("north").named
     assert presence.gap("south") is None
+
+
+@pytest.fixture
+def quiet():
+    """A post whose three nodes are there, and what they are asked is lost."""
+    grid = Fallible(echo_app(), lambda site, kind, n: "lost")
+    post = Post(grid, Presence(grid, deployed=True), HOLD_S, ttl_s=3600.0)
+    post.presence.look(NAMES, 0.0)
+    return post
+
+
+def sending(post, kind, task=None, **payload):
+    """Send a message to the first site at 0 s."""
+    post.take(Send(Ask(NAMES[0], kind, {}), kind, task or {}, payload, {}, "task"))
+    assert post.dispatch(str, 0.0)
+
+
+def test_a_node_that_is_there_and_silent_is_named_within_two_minutes(quiet):
+    """A program hangs behind a node that still says that it is there: asked again, and named at once."""
+    sending(quiet, "train.work")
+    for now, named in ((HOLD_S + SILENCE_S, False), (HOLD_S + SILENCE_S + LOOK_S, True)):
+        quiet.dispatch(str, now)
+        quiet.presence.name_the_absent(NAMES, now)
+        assert bool(quiet.presence.gap("north")) is named
+    assert now < 120
+    assert (quiet.presence.gap("north").named, quiet.presence.gap("north").reason) == (True, SILENT)
+    assert quiet.grid.sent == [("north", "train.work")] * 2
+    quiet.presence.heard("north", now + 1)
+    quiet.dispatch(str, now + 2)
+    assert quiet.presence.gap("north") is None
+
+
+def test_a_node_that_answers_something_is_not_silent(quiet):
+    """The second of two parts waits at the node while the first one travels: its time begins when that has come."""
+    sending(quiet, "query.have")
+    quiet.presence.heard("north", 60.0)
+    quiet.dispatch(str, 130.0)
+    assert quiet.presence.gap("north") is None
+    quiet.dispatch(str, 60.0 + HOLD_S + SILENCE_S + 1)
+    assert quiet.presence.gap("north").since == 60.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "payload"),
+    [("query.part", {"length": 10**7}, {}), ("query.put", {}, {"part": bytes(10**7)})],
+)
+def test_a_part_may_take_as_long_as_a_slow_link_needs(quiet, kind, task, payload):
+    """10 MB over 1 Mbit/s are 80 s more, in which a part is not asked for a second time."""
+    sending(quiet, kind, task, **payload)
+    quiet.dispatch(str, HOLD_S + SILENCE_S + 79)
+    assert quiet.presence.gap("north") is None
+    quiet.dispatch(str, HOLD_S + SILENCE_S + 81)
+    assert quiet.presence.gap("north").reason == SILENT
+
+
+def test_a_plan_that_waits_for_nobody_goes_on_when_a_silent_site_is_named(caplog):
+    """What hangs behind a node that is there is absent as soon as it is named, and its reason is said."""
+    exchange = deployed(Fallible(echo_app(), lambda site, kind, n: "lost" if kind == "train.echo" else None), wait_s=0)
+    exchange.roll_call(NAMES, {}, 0.0)
+    with pytest.raises(Absent, match=f"north has not been there for .* s: {SILENT}"):
+        exchange.converse(asking([], "north"))
+    assert "north is not there since" in caplog.text
 
 
 def test_a_site_that_stays_away_is_absent_when_the_wait_is_over():
