@@ -108,6 +108,7 @@ def test_work_that_is_longer_than_a_message_may_be_kept_is_asked_for_again(place
     assert all(row["status"] == "ok" for row in results["rows"])
 
 
+@pytest.mark.slow
 def test_an_agent_killed_in_the_middle_of_a_training_costs_no_more_than_its_last_checkpoint(
     small, tmp_path, monkeypatch
 ):
