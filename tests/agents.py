@@ -10,7 +10,7 @@ from pathlib import Path
 from small import SITES, campaign
 
 from fedmerge.transport import Letter
-from fedmerge.trust import keys
+from fedmerge.trust import audit, keys
 from sites import client
 from sites.agent import Agent
 from sites.home import Paths
@@ -125,3 +125,16 @@ def wait_for(paths, process=None, seconds=60.0):
             return client.call(paths.socket, "hello", Letter({}), patience_s=0).task
         time.sleep(0.05)
     raise AssertionError(f"no agent: {(paths.folder / 'agent.log').read_text()}")
+
+
+def ask(home, op, task, payload=None, bundle=BUNDLE, to="north", **note):
+    """The answer of a home's agent."""
+    letter = Letter(task, payload or {}, {"campaign": "small", "hold_s": 20.0, **note}, "c" * 64, to)
+    return client.call(home.socket, op, letter, bundle=bundle, patience_s=5.0)
+
+
+def refusals(home):
+    """(what, reason) of the refusals in a log that holds."""
+    report = audit.verify(home.audit, keys.read_signing(home.signing_key).public_key())
+    assert report.sound, report.reason
+    return [(line.what, line.reason) for line in report.lines if line.way == "refused"]
