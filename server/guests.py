@@ -36,7 +36,16 @@ Guest = tuple[Entry, ec.EllipticCurvePublicKey]
 
 
 class Turned(FedmergeError):
-    """A call that does not pass; the text is for the server's own log only."""
+    """A call that does not pass; the text is for the server's own eyes only.
+
+    Args:
+        reason: the text.
+        site: whose key has signed the call; empty where that is not known.
+    """
+
+    def __init__(self, reason: str, site: str = "") -> None:
+        super().__init__(reason)
+        self.site = site
 
 
 class Guests:
@@ -91,9 +100,9 @@ class Guests:
         except InvalidSignature:
             raise Turned(f"the signature is not {entry.name}'s") from None
         if not entry.holds(now):
-            raise Turned(f"the certificate of {entry.name} is not valid now")
+            raise Turned(f"the certificate of {entry.name} is not valid now", entry.name)
         if not -AHEAD_S < now - moment < BEHIND_S:
-            raise Turned(f"the clock of {entry.name} is {moment - now:+.0f} s off")
+            raise Turned(f"the clock of {entry.name} is {moment - now:+.0f} s off", entry.name)
         return entry.name
 
 
@@ -137,10 +146,21 @@ class Turnings:
 
 @dataclass
 class Visits:
-    """What passed the door for one site since the door was opened; `activated`: when its node last began anew."""
+    """What passed the door for one site since the door was opened.
+
+    Attributes:
+        seen: when it last passed, seconds since 1970.
+        activated: when its node last began anew.
+        turned: when it was last turned away, and `reason` why.
+        address: where it last came from.
+        calls: how often it passed.
+        bytes_in: what it sent; `bytes_out`: what it got.
+    """
 
     seen: float = 0.0
     activated: float = 0.0
+    turned: float = 0.0
+    reason: str = ""
     address: str = ""
     calls: int = 0
     bytes_in: int = 0

@@ -77,6 +77,9 @@ class Door:
         try:
             site = self.guests.admit(request.headers)
         except Turned as error:
+            if error.site:
+                known = self.book.of(error.site)
+                known.turned, known.reason = self.guests.clock(), str(error)
             return await self._turn(request, call, address, str(error))
         visits = self.book.of(site)
         last, silent = visits.address, self.guests.clock() - visits.seen

@@ -98,6 +98,22 @@ def test_status_has_a_line_for_each_site_and_run(consortium, plan, capsys, monke
     assert any(line.startswith("one running, server down") for line in down)
 
 
+def test_status_says_why_a_site_is_refused(consortium, capsys, monkeypatch):
+    """For as long as it knocks in vain; afterwards it is offline, or online."""
+    monkeypatch.setenv("COLUMNS", "200")
+    home, now = consortium.home, time.time()
+    reason = "the clock of north is +600 s off"
+    for seen, turned, told in (
+        (now - 50, now - 5, f"refused: {reason}"), (now - 5, now - 50, "online"), (now - 400, now - 300, "offline for"),
+    ):  # fmt: skip
+        visits = {"seen": seen, "turned": turned, "reason": reason}
+        (home.run / "door.json").write_text(json.dumps({"turned": 1, "sites": {"north": visits}}))
+        with sessions.alone(up.state_file(home)):
+            assert command("status", "--server", home.folder) == 0
+        (north,) = [line for line in table(capsys.readouterr().out) if line.startswith("north source")]
+        assert told in north
+
+
 def test_status_shows_programs_that_had_to_be_started_again(consortium, capsys, monkeypatch):
     """With their last words; those that are well are not listed."""
     monkeypatch.setenv("COLUMNS", "200")

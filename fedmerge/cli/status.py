@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from server.home import Home
 
 ONLINE_S = 60.0  # a node speaks every 20 seconds at least
+TURNED_S = 120.0  # and one that is refused tries again every 30 seconds or so
 
 
 def status(*, server: SERVER = None) -> None:
@@ -52,8 +53,11 @@ def _sites(home: "Home", working: dict[str, dict[str, Any]], now: float, there: 
 
     book = guests.read_book(home.run / "door.json")
     for entry in consortium.current(home, now).entries:
-        seen = float(book.get(entry.name, {}).get("seen", 0.0))
-        if there and now - seen < ONLINE_S:
+        visits = book.get(entry.name, {})
+        seen, turned = (float(visits.get(key, 0.0)) for key in ("seen", "turned"))
+        if there and turned > seen and now - turned < TURNED_S:
+            connection = f"refused: {visits['reason']}"
+        elif there and now - seen < ONLINE_S:
             connection = "online"
         else:
             connection = f"offline for {lasting(now - seen)}" if seen else "never seen"
