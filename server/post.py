@@ -20,7 +20,7 @@ from server.presence import NAMED_AFTER_S, Presence
 
 log = logging.getLogger("fedmerge")
 
-SILENCE_S = 90.0  # how much longer than it may keep a message a node that is there may be silent
+SILENCE_S = 75.0  # how much longer than it may keep a message a node that is there may be silent
 SLOWEST_BYTES_S = 125_000.0  # of a link: a part may travel for as long as it takes at 1 Mbit/s
 SILENT = "its node is connected, and nothing answers"
 PAUSES_S = (1.0, 5.0, 15.0, 30.0)  # before a message that came to nothing is sent again
