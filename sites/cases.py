@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -71,33 +71,37 @@ def split(found: Sequence[Found], data: Data, *, seed: int, target_cases: int | 
 
     The first cases, in the order of `found`, validate; the next ones test; all others are the pool, from which
     `seed` draws. A smaller number of training cases is a prefix of a larger one. A patient's files go to one
-    part; what a full part has no room for is left out.
+    part; what a full part has no room for is left out. Where `data` names the cases of a part, these are that
+    part, and other files of their patients are left out.
 
     Args:
         found: the selected cases.
-        data: how many to validate, test and train (None: the whole pool).
+        data: how many (or which) to validate and test, and how many to train (None: the whole pool).
         seed: of the training cases' order.
         target_cases: replaces `data.train`.
 
     Raises:
-        ConfigError: there are not enough cases.
+        ConfigError: there are not enough cases, a named case is not among them, or two parts name a case or a patient.
     """
+    found = _meaningless(found, data)
     parts: dict[str, list[Found]] = {"validate": [], "test": [], "train": []}
-    room = {"validate": data.validate, "test": data.test, "train": len(found)}
-    part_of: dict[str, str] = {}
+    named = {part: ids for part in parts if isinstance(ids := getattr(data, part), tuple)}
+    counted = {part: size for part in ("validate", "test") if isinstance(size := getattr(data, part), int)}
+    room = {"train": len(found), **{part: len(ids) for part, ids in named.items()}, **counted}
+    part_of = _reserved(found, named, data.folder.name)
     for case in found:
         who = case.patient or case.id
-        part = part_of.setdefault(who, next(p for p in parts if p == "train" or len(parts[p]) < room[p]))
-        if len(parts[part]) < room[part]:
+        part = part_of.setdefault(who, next(p for p in (*counted, "train") if p == "train" or len(parts[p]) < room[p]))
+        if len(parts[part]) < room[part] and case.id in named.get(part, (case.id,)):
             parts[part].append(case)
     pool = sorted(parts["train"], key=lambda f: stable_seed("train", seed, f.id))
     wanted = target_cases if target_cases is not None else data.train
-    needs = {**room, "train": 1 if wanted is None else wanted}
-    for part, need in needs.items():
-        if len(parts[part]) < need:
+    room["train"] = 1 if wanted is None else wanted
+    for part in parts:
+        if len(parts[part]) < (need := room[part]):
             raise ConfigError(
                 f"{data.folder.name}: expected {need} cases to {part}, got {len(parts[part])}"
-                f" of {len(found)} ({data.validate} validate, {data.test} test)"
+                f" of {len(found)} ({room['validate']} validate, {room['test']} test)"
             )
     return Split(
         train=tuple(pool[:wanted]),
@@ -105,6 +109,32 @@ def split(found: Sequence[Found], data: Data, *, seed: int, target_cases: int | 
         test=tuple(parts["test"]),
         by_patient=all(f.patient is not None for f in found),
     )
+
+
+def _reserved(found: Sequence[Found], named: Mapping[str, tuple[str, ...]], folder: str) -> dict[str, str]:
+    """Patient (or case, where the patient is not known) -> the part that names it."""
+    by_id = {case.id: case for case in found}
+    part_of: dict[str, str] = {}
+    for part, ids in named.items():
+        for case in ids:
+            if case not in by_id:
+                raise ConfigError(f"{folder}: '{part}' names the case '{case}', which is not among the site's cases")
+            who = by_id[case].patient or case
+            if part_of.setdefault(who, part) != part:
+                whose = "the case" if who == case else "a case of the patient"
+                raise ConfigError(f"{folder}: both '{part_of[who]}' and '{part}' name {whose} '{who}'")
+    return part_of
+
+
+def _meaningless(found: Sequence[Found], data: Data) -> Sequence[Found]:
+    """Where labels are to be meaningless, each case is lent the label map of another one, no map twice."""
+    if data.meaningless is None:
+        return found
+    if len(found) < 2:
+        raise ConfigError(f"{data.folder.name}: 'meaningless' expected at least two cases, got {len(found)}")
+    ring = sorted(found, key=lambda f: stable_seed("meaningless", data.meaningless, f.id))
+    lender = {case.id: ring[i - 1] for i, case in enumerate(ring)}
+    return [replace(case, lent=lender[case.id]) for case in found]
 
 
 def batches(cases: Sequence[Case], batch_size: int, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
@@ -149,6 +179,11 @@ def digest(found: Sequence[Found], data: Data, scan_shift: Scanner | None = None
     for key in ("folder", "cases", "phantom"):
         del settings[key]
     settings["scanner"] = asdict(scan_shift) if scan_shift else None
+    # keys that came later are left out where they are not set: what was stored before goes on being found
+    if settings["meaningless"] is None:
+        del settings["meaningless"]
+    if scan_shift and not scan_shift.invert:
+        del settings["scanner"]["invert"]
     for key in ("labels", "pooled_labels"):  # their order is the channels'
         settings[key] = list((settings[key] or {}).items())
     total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

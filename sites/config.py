@@ -67,8 +67,9 @@ def from_file(path: Path) -> Site:
     name = tables.name(head, f"{path.name}, [site]")
     data = tables.data(toml.table_of(table, "data", path.name), f"{name}, [data]", path.parent)
     data = _with_modalities(data)
-    if data.control is not None:
-        raise ConfigError(f"{name}, [data]: 'control' is for simulations only")
+    for key in ("control", "meaningless"):
+        if getattr(data, key) is not None:
+            raise ConfigError(f"{name}, [data]: '{key}' is for simulations only")
     return Site(
         name=name,
         role=tables.role(head, f"{path.name}, [site]"),

@@ -29,13 +29,15 @@ PATIENTS = (
 class Found:
     """A case's files: one image a modality (or one file with all of them), and the label map.
 
-    `patient` is None where the id does not tell.
+    `patient` is None where the id does not tell. `lent` is the case whose label map this one is trained with, where a
+    simulation makes the labels meaningless.
     """
 
     id: str
     patient: str | None
     images: tuple[Path, ...]
     label: Path
+    lent: "Found | None" = None
 
 
 def find(data: Data) -> list[Found]:

@@ -92,6 +92,8 @@ def prepare(site: Site, found: Found, patch: tuple[int, int, int], channels: int
     grid = grid_of(first, data, patch)
     normal = [preprocess.normalise(_shifted(image, site, found.id, c)) for c, image in enumerate(images)]
     label = preprocess.crop_labels(truth, grid, len(data.labels))
+    if found.lent is not None:
+        label = _lent(found.lent, data, patch, channels, site.name)
     if data.control == "shuffled-labels":
         label = generator("shuffled labels", site.name, found.id).permuted(label.ravel()).reshape(label.shape)
     return Case(
@@ -102,6 +104,13 @@ def prepare(site: Site, found: Found, patch: tuple[int, int, int], channels: int
         grid=grid,
         frame=first.frame,
     )
+
+
+def _lent(found: Found, data: Data, patch: tuple[int, int, int], channels: int, who: str) -> npt.NDArray[np.uint8]:
+    """Another case's labels in the patch around its own centre."""
+    image = read_images(found, channels, who)[0]
+    truth = read_truth(found, image, data, who)
+    return preprocess.crop_labels(truth, grid_of(image, data, patch), len(data.labels))
 
 
 def read_images(found: Found, channels: int, who: str = "") -> list[Volume]:
@@ -148,7 +157,8 @@ def _key(site: Site, found: Found, patch: tuple[int, int, int], names: tuple[str
     files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in (*found.images, found.label) if p.exists()]
     data = site.data
     meaning = (tuple(data.labels.items()), data.background, data.spacing_mm, data.control, names)
-    return (site.name, found.id, tuple(files), meaning, site.scanner, patch)
+    lent = str(found.lent.label) if found.lent else None
+    return (site.name, found.id, lent, tuple(files), meaning, site.scanner, patch)
 
 
 class _Cache:

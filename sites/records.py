@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Labels = dict[str, tuple[int, ...]]
+Part = int | tuple[str, ...]  # how many cases, or which
 Layout = Literal["msd", "folders", "phantom"]
 LAYOUTS = ("msd", "folders", "phantom")
 ROLES = ("source", "target")
@@ -29,7 +30,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Data:
-    """Where the cases lie and what they mean; labels are numbered 1..K in the order of `labels`."""
+    """Where the cases lie and what they mean; labels are numbered 1..K in the order of `labels`.
+
+    `validate` and `test` are numbers of cases, or the ids of exactly those cases.
+    """
 
     folder: Path
     layout: Layout
@@ -38,11 +42,12 @@ class Data:
     background: tuple[int, ...] = ()
     cases: Selection = field(default_factory=Selection)
     train: int | None = None
-    validate: int = 0
-    test: int = 0
+    validate: Part = 0
+    test: Part = 0
     spacing_mm: tuple[float, float, float] | None = None
     pooled_labels: Labels | None = None
     control: Literal["shuffled-labels"] | None = None
+    meaningless: int | None = None
     phantom: dict[str, Any] | None = None
     patient: str | None = None
     label_file: str = "label"
@@ -117,7 +122,8 @@ OPEN = Policy(
 class Scanner:
     """A simulated scanner's shift, on intensities scaled to 0..1 by percentiles; the defaults change nothing.
 
-    `y = gain * x**gamma * exp(bias field) + offset + noise`, after a blur of `blur` mm (standard deviation).
+    `y = gain * x**gamma * exp(bias field) + offset + noise`, after a blur of `blur` mm (standard deviation) and, with
+    `invert`, with 1 - x in place of x.
     """
 
     gain: float = 1.0
@@ -126,6 +132,7 @@ class Scanner:
     bias: float = 0.0
     noise: float = 0.0
     blur: float = 0.0
+    invert: bool = False
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ def apply(
     x = np.clip((image - low) / ((high - low) or 1.0), 0, 1).astype(np.float32)
     if scanner.blur:
         x = ndimage.gaussian_filter(x, [scanner.blur / mm for mm in spacing_mm])
+    if scanner.invert:
+        x = 1 - x
     x = scanner.gain * x**scanner.gamma
     if scanner.bias:
         x = x * np.exp(scanner.bias * smooth(drawn.field, image.shape))

@@ -9,7 +9,20 @@ from typing import Any, cast
 from fedmerge.errors import ConfigError
 from sites import toml
 from sites.labels import TABLES
-from sites.records import CONTROLS, FISHER, LAYOUTS, REUSE, ROLES, Data, Labels, Layout, Policy, Scanner, Selection
+from sites.records import (
+    CONTROLS,
+    FISHER,
+    LAYOUTS,
+    REUSE,
+    ROLES,
+    Data,
+    Labels,
+    Layout,
+    Part,
+    Policy,
+    Scanner,
+    Selection,
+)
 
 
 def data(table: dict[str, Any], where: str, base: Path) -> Data:
@@ -28,15 +41,27 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
         background=background,
         cases=_selection(table.get("cases", "all"), where, base),
         train=toml.count(table, "train", where, None),
-        validate=toml.count(table, "validate", where, 0) or 0,
-        test=toml.count(table, "test", where, 0) or 0,
+        validate=_part(table, "validate", where),
+        test=_part(table, "test", where),
         spacing_mm=_spacing(table.get("spacing_mm"), where),
         pooled_labels=pooled_labels,
         control=toml.choice(table, "control", CONTROLS, where) if "control" in table else None,
+        meaningless=toml.take(table, "meaningless", int, where, None),
         phantom=_phantom(table.get("phantom"), layout, where),
         patient=_pattern(table.get("patient"), where),
         label_file=toml.take(table, "label_file", str, where, "label"),
     )
+
+
+def _part(table: dict[str, Any], key: str, where: str) -> Part:
+    """A number of cases, or the ids of exactly those cases."""
+    if not isinstance(table.get(key), list):
+        return toml.count(table, key, where, 0) or 0
+    ids = toml.texts(table, key, where)
+    for case in ids:
+        if ids.count(case) > 1:
+            raise ConfigError(f"{where}: '{key}' names the case '{case}' twice")
+    return ids
 
 
 def _labels(table: dict[str, Any], key: str, where: str) -> Labels:
@@ -164,7 +189,8 @@ def policy(table: dict[str, Any], where: str) -> Policy:
 def scanner(table: dict[str, Any], where: str) -> Scanner:
     """The table `scanner` of a simulation."""
     toml.only(table, [f.name for f in fields(Scanner)], where)
-    scanner = Scanner(**{key: toml.take(table, key, float, where) for key in table})
+    kinds = {f.name: bool if f.default is False else float for f in fields(Scanner)}
+    scanner = Scanner(**{key: toml.take(table, key, kinds[key], where) for key in table})
     for key in ("gain", "gamma"):
         if not getattr(scanner, key) > 0:
             raise ConfigError(f"{where}: '{key}' expected a positive number, got {getattr(scanner, key)}")
