@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedmerge import fisher, params, partition
 from fedmerge.errors import ConfigError, Refused
-from fedmerge.fusion import rules
+from fedmerge.fusion import alike, rules
 from fedmerge.params import Params
 
 Ratios = dict[str, Tensor]  # group -> (T,), or (T, K) for grain kernel
@@ -94,13 +94,13 @@ def prepare(
         raise ConfigError(f"grain expected one of {', '.join(GRAINS)}, got '{grain}'")
     if not models or not names:
         raise ConfigError(f"a fusion needs models and names, got {len(models)} and {len(names)}")
-    sites = tuple(who) if who else tuple(f"model {t}" for t in range(len(models)))
-    _check(models, "weights", models[0], names, sites)
+    sites = alike.sites(models, who or None)
+    alike.check(models, "weights", models[0], names, sites)
     precisions: list[Params] = []
     if rule == "mode":
         if fishers is None:
             raise ConfigError("rule mode needs the sites' Fishers")
-        _check(fishers, "fisher", models[0], names, sites)
+        alike.check(fishers, "fisher", models[0], names, sites)
         precisions = [
             fisher.normalise({name: f[name].to(models[0][name]) for name in names}, who=site)
             for f, site in zip(fishers, sites)
@@ -241,24 +241,6 @@ def _groups(
         counts.setdefault(group, set()).add(count[name])
     group_of = {name: group if len(counts[group]) == 1 else name for name, group in group_of.items()}
     return group_of, {group: count[name] for name, group in group_of.items()}
-
-
-def _check(
-    sets: Sequence[Mapping[str, Tensor]],
-    what: str,
-    like: Mapping[str, Tensor],
-    names: Sequence[str],
-    sites: Sequence[str],
-) -> None:
-    for site, own in zip(sites, sets, strict=True):
-        for name in names:
-            if name not in own:
-                raise Refused(f"{site}: {what}['{name}'] is missing")
-            want, got = tuple(like[name].shape), tuple(own[name].shape)
-            if got != want:
-                raise Refused(f"{site}: {what}['{name}'] expected shape {want}, got {got}")
-            if not own[name].is_floating_point():
-                raise Refused(f"{site}: {what}['{name}'] expected a float dtype, got {own[name].dtype}")
 
 
 def fold(mix: Mix, name: str, value: Tensor) -> Tensor:
