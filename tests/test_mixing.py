@@ -3,63 +3,11 @@
 import itertools
 
 import pytest
-import small_nets
 import torch
-import torch.nn.functional as F
-from torch.func import functional_call
+from mixes import AXES, NAMES, by_formula, drawn_logits, gradient, ingredients, loss_of, mixed
 
-from fedmerge import fisher, partition
 from fedmerge.errors import ConfigError, Refused
-from fedmerge.fusion import METHODS, expand, fitting, method, mixing, rules
-
-NAMES = small_nets.FUSABLE
-AXES = partition.kernel_axes(small_nets.make())
-
-
-def ingredients(T, dims=2, dtype=torch.float64):
-    """T models of one net, and their raw Fishers."""
-    models = [small_nets.weights(dims, seed, dtype) for seed in range(T)]
-    return models, [small_nets.fishers(model, seed) for seed, model in enumerate(models)]
-
-
-def mixed(T=3, rule="mode", grain="layer", dims=2, dtype=torch.float64):
-    """Those, prepared."""
-    models, fishers = ingredients(T, dims, dtype)
-    return mixing.prepare(models, fishers if rule == "mode" else None, NAMES, rule=rule, grain=grain, axes=AXES)
-
-
-def by_formula(mix, ratios, models, fishers):
-    """`rules` on whole tensors, with the ratios spread by hand; differentiable."""
-    fused = {}
-    for name in mix.names:
-        theta = torch.stack([model[name] for model in models])
-        precision = torch.stack([fisher.normalise(f)[name] for f in fishers]) if mix.rule == "mode" else None
-        a = ratios[mix.group_of[name]]
-        if mix.grain == "kernel":
-            sizes = [1] * theta.dim()
-            sizes[0], sizes[1 + AXES[name]] = a.shape
-            a = a.reshape(sizes)
-        fused[name] = rules.RULES[mix.rule](theta, precision, a)
-    return fused
-
-
-def loss_of(dims):
-    """A net's loss on a few cases as a function of the fused weights."""
-    net = small_nets.make(dims, seed=99).double().eval()
-    cases = small_nets.cases(dims)
-    images, labels = torch.stack([c[0] for c in cases]).double(), torch.cat([c[1] for c in cases])
-    return lambda fused: F.cross_entropy(functional_call(net, fused, (images,)), labels)
-
-
-def gradient(loss, fused):
-    """DL / d fused, as a target answers."""
-    leaves = {name: value.detach().requires_grad_() for name, value in fused.items()}
-    return dict(zip(leaves, torch.autograd.grad(loss(leaves), list(leaves.values()))))
-
-
-def drawn_logits(mix, seed=0):
-    """Standard normal logits."""
-    return mixing.random_logits(mix, torch.Generator().manual_seed(seed))
+from fedmerge.fusion import METHODS, expand, fitting, grains, method, mixing, rules
 
 
 @pytest.mark.parametrize("grain", ["model", "layer", "kernel"])
@@ -226,7 +174,7 @@ def test_ratios_are_positive_and_sum_to_one_even_of_wild_logits():
 def test_grains_share_ratios_as_they_say():
     """One group for the model, one for each layer, a ratio for each output kernel."""
     shapes = {grain: {g: tuple(v.shape) for g, v in mixing.zeros(mixed(2, grain=grain)).items()}
-              for grain in mixing.GRAINS}  # fmt: skip
+              for grain in grains.GRAINS}  # fmt: skip
     assert shapes["model"] == {"model": (2,)}
     assert shapes["layer"] == {"stem": (2,), "down": (2,), "up": (2,)}
     assert shapes["kernel"] == {"stem": (2, 4), "down": (2, 6), "up": (2, 4)}
@@ -336,7 +284,7 @@ def test_the_table_of_methods_holds_together():
     """Whoever fuses has a rule of `rules` and a grain of `mixing`; whoever fits adapts."""
     for name, row in METHODS.items():
         assert row.name == name
-        assert row.grain in mixing.GRAINS
+        assert row.grain in grains.GRAINS
         assert (row.rule in rules.RULES) == (row.sources == "all")
         assert row.warm_up or row.chooser != "fitted"
 

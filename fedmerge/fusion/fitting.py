@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fedmerge.errors import Refused
-from fedmerge.fusion.mixing import Kind, Logits, Mix, denominator, fold, fuse, ratio_of, ratios, zeros
+from fedmerge.fusion.kinds import KINDS, Kind
+from fedmerge.fusion.mixing import Logits, Mix, denominator, fold, fuse, ratio_of, ratios, zeros
 from fedmerge.params import Params
 
 
@@ -25,13 +26,14 @@ def pull_back(
 
         dL/da_t = <g, F_t (theta_t - theta) / D>,    D = sum_t a_t F_t     (F = 1 for rule mean)
         dL/dl_t = a_t (dL/da_t - sum_s a_s dL/da_s) sigmoid(-l_t)          (softmax: without the last factor)
+        dL/dl_t = dL/da_t - dL/da_0                                        (anchored)
 
     Args:
         mix: from `prepare`.
         logits: group -> (T,) or (T, K).
         fused: `fuse(mix, ratios(logits, kind))`.
         grads: name -> dL / d fused.
-        kind: as in `ratios`.
+        kind: as in `mixing.ratios`.
 
     Returns:
         group -> tensor of the logits' shape.
@@ -58,9 +60,7 @@ def pull_back(
     result = {}
     for group, logit in logits.items():
         a, v = mixed[group], slope[group].reshape(mixed[group].shape)
-        result[group] = a * (v - (a * v).sum(0))
-        if kind == "sigmoid":
-            result[group] *= torch.sigmoid(-logit)
+        result[group] = KINDS[kind].chain(v, a, logit)
     return result
 
 
@@ -95,14 +95,14 @@ def fit_step(
     kind: Kind = "sigmoid",
     fused: Mapping[str, Tensor] | None = None,
 ) -> Params:
-    """One step of Adam (betas 0.9 and 0.999, eps 1e-8) on the logits.
+    """One step of Adam (betas 0.9 and 0.999, eps 1e-8) on the logits; anchored ones then go back to the simplex.
 
     Args:
         mix: from `prepare`.
         state: from `fit_state` or the step before; it is not changed.
         grads: name -> gradient of the loss at the fused weights of this state.
         lr: step size.
-        kind: as in `ratios`.
+        kind: as in `mixing.ratios`.
         fused: those fused weights, where the caller still has them.
 
     Returns:
@@ -117,7 +117,7 @@ def fit_step(
     second = state["second"].lerp(g.square(), 0.001)
     step = (first / (1 - 0.9**k)) / ((second / (1 - 0.999**k)).sqrt() + 1e-8)
     return {
-        "logits": state["logits"] - lr * step,
+        "logits": KINDS[kind].settle(state["logits"] - lr * step),
         "first": first,
         "second": second,
         "step": state["step"] + 1,
@@ -144,8 +144,8 @@ def fit(
             train the target's own S with the same backward pass.
         steps: how many steps in all, those of `state` included.
         lr: Adam's step size.
-        logits: where to begin; zeros (uniform ratios) if not given.
-        kind: as in `ratios`.
+        logits: where to begin; zeros if not given (uniform ratios; of kind anchored the first model).
+        kind: as in `mixing.ratios`.
         state: continue from here instead (`fit_step`).
         progress: is told how many steps are done.
         keep: is given the state after each step, to store it.

@@ -1,7 +1,7 @@
 """Mixing ratios by grain, and fusion name by name.
 
-A grain says what shares one ratio: the whole model, a layer, or an output kernel of a layer. Logits are
-free numbers; the ratios made of them are positive and sum to 1 over the sites:
+A grain says what shares one ratio (`fusion.grains`). Logits are free numbers; the ratios made of them are
+non-negative and sum to 1 over the sites (`fusion.kinds`):
 
     a_t = sigmoid(l_t) / sum_s sigmoid(l_s)                       Geyer et al. 2019
 """
@@ -9,21 +9,19 @@ free numbers; the ratios made of them are positive and sum to 1 over the sites:
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fedmerge import fisher, params, partition
+from fedmerge import fisher, params
 from fedmerge.errors import ConfigError, Refused
-from fedmerge.fusion import alike, rules
+from fedmerge.fusion import alike, grains, rules
+from fedmerge.fusion.grains import GRAINS
+from fedmerge.fusion.kinds import KINDS, Kind
 from fedmerge.params import Params
 
 Ratios = dict[str, Tensor]  # group -> (T,), or (T, K) for grain kernel
 Logits = dict[str, Tensor]  # the same shapes
-Kind = Literal["sigmoid", "softmax"]
-GRAINS = ("model", "layer", "kernel")
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def prepare(
         ]
     axis_of = {name: (axes or {}).get(name, 0) for name in names}
     shapes = {name: tuple(models[0][name].shape) for name in names}
-    group_of, kernels = _groups(shapes, grain, axis_of)
+    group_of, kernels = grains.groups(shapes, grain, axis_of)
     keys = [params.digest({name: model[name] for name in names}) for model in models]
     order = tuple(sorted(range(len(models)), key=keys.__getitem__))
     mix = Mix(tuple(names), {}, {}, {}, {}, rule, grain, group_of, kernels, axis_of, sites, order)
@@ -146,7 +144,7 @@ def given(mix: Mix, weights: Sequence[float]) -> Ratios:
 
 
 def zeros(mix: Mix) -> Logits:
-    """Logits of zero, which make uniform ratios."""
+    """Logits of zero, where a fit begins: uniform ratios, or of kind anchored the first model alone."""
     one = next(iter(mix.theta.values()))[0]
     T = len(mix.sites)
     return {group: one.new_zeros((T, K) if mix.grain == "kernel" else (T,)) for group, K in mix.kernels.items()}
@@ -163,7 +161,7 @@ def logit_shapes(
         grain: as for `prepare`.
         axes: as for `prepare`.
     """
-    _, kernels = _groups(shapes, grain, {name: axes.get(name, 0) for name in shapes})
+    _, kernels = grains.groups(shapes, grain, {name: axes.get(name, 0) for name in shapes})
     return {group: (models, K) if grain == "kernel" else (models,) for group, K in kernels.items()}
 
 
@@ -176,9 +174,8 @@ def random_logits(mix: Mix, generator: torch.Generator) -> Logits:
 
 
 def ratios(logits: Mapping[str, Tensor], kind: Kind = "sigmoid") -> Ratios:
-    """Positive ratios that sum to 1 over the sites: normalised sigmoid (T-IMM) or softmax."""
-    # sigmoid(l) / sum sigmoid(l) = softmax(log sigmoid(l)), which neither overflows nor divides 0 by 0
-    return {group: (F.logsigmoid(value) if kind == "sigmoid" else value).softmax(0) for group, value in logits.items()}
+    """Non-negative ratios that sum to 1 over the sites, as the kind makes them of the logits (`fusion.kinds`)."""
+    return {group: KINDS[kind].ratios(value) for group, value in logits.items()}
 
 
 def check_ratios(mix: Mix, ratios: Mapping[str, Tensor], who: str = "") -> None:
@@ -226,37 +223,18 @@ def fuse(mix: Mix, ratios: Mapping[str, Tensor]) -> Params:
     return fused
 
 
-def _groups(
-    shapes: Mapping[str, tuple[int, ...]], grain: str, axes: Mapping[str, int]
-) -> tuple[dict[str, str], dict[str, int]]:
-    """Name -> group, group -> K. Tensors of a layer that count their kernels differently go apart."""
-    if grain == "model":
-        return dict.fromkeys(shapes, "model"), {"model": 1}
-    group_of = partition.layers(shapes)
-    if grain == "layer":
-        return group_of, dict.fromkeys(group_of.values(), 1)
-    count = {name: shape[axes[name]] if shape else 1 for name, shape in shapes.items()}
-    counts: dict[str, set[int]] = {}
-    for name, group in group_of.items():
-        counts.setdefault(group, set()).add(count[name])
-    group_of = {name: group if len(counts[group]) == 1 else name for name, group in group_of.items()}
-    return group_of, {group: count[name] for name, group in group_of.items()}
-
-
 def fold(mix: Mix, name: str, value: Tensor) -> Tensor:
     """(*s) -> (K, m); a view where the kernels come first."""
-    if mix.grain == "kernel" and value.dim():
-        return value.movedim(mix.axes[name], 0).reshape(value.shape[mix.axes[name]], -1)
-    return value.reshape(1, -1)
+    return grains.fold(value, _axis(mix, name))
 
 
 def unfold(mix: Mix, name: str, folded: Tensor) -> Tensor:
     """(K, m) -> (*s); undoes `fold`."""
-    like = mix.theta[name][0]
-    if mix.grain == "kernel" and like.dim():
-        axis = mix.axes[name]
-        return folded.reshape(like.movedim(axis, 0).shape).movedim(0, axis).contiguous()
-    return folded.reshape(like.shape)
+    return grains.unfold(folded, _axis(mix, name), mix.theta[name][0])
+
+
+def _axis(mix: Mix, name: str) -> int | None:
+    return mix.axes[name] if mix.grain == "kernel" else None
 
 
 def ratio_of(mix: Mix, ratios: Mapping[str, Tensor], group: str) -> Tensor:
