@@ -51,14 +51,17 @@ class Deployment:
         for site in SITES:
             self.join(site)
 
+    def words(self, name):
+        """The command that starts the server, or a site under the present user."""
+        if name == "server":
+            return [FEDMERGE, "server", "up", "--server", str(self.server.folder)]
+        return [FEDMERGE, "site", "up", "--home", str(self.sites[name].folder), "--shared-user"]
+
     def start(self, name):
         """`server up` or a site's `site up`, in the background; the process."""
-        words = ["server", "up", "--server", str(self.server.folder)]
-        if name != "server":
-            words = ["site", "up", "--home", str(self.sites[name].folder), "--shared-user"]
         with (self.root / f"{name}.out").open("ab") as told:
             self.running[name] = subprocess.Popen(
-                [FEDMERGE, *words], stdout=told, stderr=told, cwd=self.root,
+                self.words(name), stdout=told, stderr=told, cwd=self.root,
                 env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=tie,
             )  # fmt: skip
         return self.running[name]
