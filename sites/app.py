@@ -5,6 +5,7 @@ no more than its messenger, and a process of its own for every message. A simula
 What goes wrong in a site is written to the site's own log; what leaves is a sentence that may leave.
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fedmerge.errors import Refused
 from fedmerge.transport import Letter
 from sites import client
 
+log = logging.getLogger("fedmerge")
 app = ClientApp()
 
 
@@ -28,6 +30,11 @@ def handle(message: Message, context: Context) -> Message:
         answer = Letter({}, note={"away": str(error)})
     except (client.Failed, Refused) as error:
         return Message(Error(code=2, reason=str(error)), reply_to=message)
+    except Exception:
+        if "agent" not in context.node_config:  # a simulation: nobody is to be kept from the reason
+            raise
+        log.exception("a message could not be answered")
+        return Message(Error(code=2, reason="its superexec.log has the reason"), reply_to=message)
     content = transport.pack(answer.task, answer.payload, head=answer.head, note=answer.note)
     return Message(content, reply_to=message)
 

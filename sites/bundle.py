@@ -105,6 +105,8 @@ def commands(folder: Path) -> Path:
 def gate(paths: Paths, runtime: Any) -> None:  # noqa: ANN401 - Flower's module
     """Stand in front of Flower's functions that unpack and load a bundle.
 
+    A bundle that is not on the list is not unpacked, and in place of its ClientApp stands one that refuses.
+
     Args:
         paths: the site's home.
         runtime: the module `flwr.supernode.runtime.run_clientapp`.
@@ -119,12 +121,14 @@ def gate(paths: Paths, runtime: Any) -> None:  # noqa: ANN401 - Flower's module
     unpack: Callable[..., Any] = runtime.install_from_fab
     loader: Callable[..., Any] = runtime.get_load_client_app_fn
     let_in: dict[str, Path] = {}
+    kept_out: dict[str, str] = {}
 
     def checked_unpack(content: bytes, *rest: Any, **options: Any) -> Any:  # noqa: ANN401 - as Flower's function
         digest = bundle.digest(content)
         if digest not in allowed(paths):
             tell(paths, digest)
-            raise Refused(f"the bundle {digest} is not on this site's list")
+            kept_out[hashlib.sha256(content).hexdigest()] = digest
+            return None
         folder: Path = unpack(content, *rest, **options)
         if not unchanged(folder, content):  # an earlier one was here, and has been changed since
             shutil.rmtree(folder)
@@ -137,6 +141,8 @@ def gate(paths: Paths, runtime: Any) -> None:  # noqa: ANN401 - Flower's module
         load = loader(*rest, **options)
 
         def checked_load(name: str, version: str, flowers_hash: str) -> Any:  # noqa: ANN401 - a ClientApp
+            if flowers_hash in kept_out:
+                return refusing(kept_out[flowers_hash])
             # another folder, or an older bundle that lies about under the name of an allowed one
             if runtime.get_project_dir(name, version, flowers_hash) != let_in.get(flowers_hash):
                 raise Refused("the bundle to be loaded is not the one that was checked")
@@ -145,6 +151,25 @@ def gate(paths: Paths, runtime: Any) -> None:  # noqa: ANN401 - Flower's module
         return checked_load
 
     runtime.install_from_fab, runtime.get_load_client_app_fn = checked_unpack, checked_loader
+
+
+def refusing(digest: str) -> Callable[..., Any]:
+    """What stands in a refused bundle's place: it answers each message with a sentence for the coordinator.
+
+    An exception would do as well, but Flower sends it to the server as Python prints it.
+    """
+    from flwr.app import Error, Message
+
+    reason = (
+        f"the bundle {digest} is not on this site's list; install the same version of fedmerge on both sides, "
+        "or send the hospital the bundle, which `fedmerge site allow` lets in"
+    )
+
+    def answer(message: Message, context: Any) -> Message:  # noqa: ANN401 - as Flower calls a ClientApp
+        print(f"fedmerge: {reason}", file=sys.stderr)
+        return Message(Error(code=2, reason=reason), reply_to=message)
+
+    return answer
 
 
 def unchanged(folder: Path, content: bytes) -> bool:

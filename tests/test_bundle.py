@@ -15,8 +15,11 @@ import pytest
 from small import hospitals
 
 from fedmerge import bundle
-from fedmerge.errors import ConfigError, Refused
+from fedmerge.errors import CampaignStopped, ConfigError, Refused
 from fedmerge.trust import audit
+from server.exchange import Exchange
+from server.inprocess import InProcessGrid
+from server.parts import Way
 from sites import bundle as gates
 from sites.home import Paths
 
@@ -118,16 +121,25 @@ def test_a_list_of_another_form_is_an_error(paths):
 
 
 def test_a_bundle_that_is_not_listed_is_neither_unpacked_nor_loaded(paths, runtime):
-    """Flower's functions behind the gate are not reached."""
+    """Flower's functions behind the gate are not reached; in its place stands an app that answers with a sentence."""
     reached = []
     runtime.install_from_fab = lambda *a, **k: reached.append("unpacked")
     runtime.get_load_client_app_fn = lambda **k: lambda *a: reached.append("loaded")
     gates.gate(paths, runtime)
     data = zipped([("sites/app.py", "1")])
-    with pytest.raises(Refused, match="is not on this site's list"):
-        runtime.install_from_fab(data, skip_prompt=True)
+    runtime.install_from_fab(data, skip_prompt=True)
+    load = runtime.get_load_client_app_fn()
+    app = load("p/a", "1", hashlib.sha256(data).hexdigest())
+    exchange = Exchange(InProcessGrid(app, {}, 1, names=("north",)), 10.0, Way(paths.folder))
+    with pytest.raises(CampaignStopped) as told:
+        exchange.roll_call(["north"], {}, 1.0)
+    assert str(told.value) == (
+        f"north failed in query.describe: the bundle {bundle.digest(data)} is not on this site's list; "
+        "install the same version of fedmerge on both sides, or send the hospital the bundle, "
+        "which `fedmerge site allow` lets in"
+    )
     with pytest.raises(Refused, match="not the one that was checked"):
-        runtime.get_load_client_app_fn()("p/a", "1", hashlib.sha256(data).hexdigest())
+        load("p/a", "1", hashlib.sha256(b"another").hexdigest())
     assert reached == []
     assert gates.HASH not in os.environ
 
@@ -184,8 +196,7 @@ def test_the_agent_writes_down_that_a_bundle_was_refused(tmp_path, runtime):
     data = zipped([("sites/app.py", "1")])
     with agents.in_thread(home):
         gates.gate(home, runtime)
-        with pytest.raises(Refused, match="is not on this site's list"):
-            runtime.install_from_fab(data, skip_prompt=True)
+        runtime.install_from_fab(data, skip_prompt=True)
     (line,) = [line for line in audit.read(home.audit) if line.way == "refused"]
     assert line.reason == f"the bundle {bundle.digest(data)} is not allowed here"
 
