@@ -51,6 +51,7 @@ class Runner:
         self.home, self.began = home, began
         self._seen: set[str] = set()  # attempts whose app was at work
         self._asked: dict[str, float] = {}
+        self._paused: dict[str, float] = {}  # runs whose record could not be written, until when
         self._over: dict[str, int] = {}  # runs that are over, by the moment of their record
         self._roster = 0
         self._sync_at = 0.0
@@ -62,10 +63,15 @@ class Runner:
         if not self._swept:
             self._swept = self._stop_strangers()
         for name in self._names():
+            if now < self._paused.get(name, 0.0):
+                continue
             try:
                 self.look(name, now)
-            except (FedmergeError, OSError) as error:
+            except FedmergeError as error:
                 log.warning("%s: %s", name, error)
+            except OSError as error:  # the disk is full: Flower need not be asked every second
+                log.warning("%s: %s", name, error)
+                self._paused[name] = now + ASK_S
 
     def look(self, name: str, now: float) -> Run:
         """Do what one run needs.

@@ -268,6 +268,22 @@ def test_errors_that_nobody_foresaw_end_a_run_at_the_third_time(home, plan, flow
     assert verdict.of(CampaignStopped("north did not answer")) == "north did not answer"
 
 
+def test_a_record_that_finds_no_room_on_the_disk_is_tried_again_later(home, plan, flower, monkeypatch):
+    """Flower, which has its own disk, is not asked every second about a run whose fate cannot be written down."""
+    run, _ = begun(home, plan, flower)
+    flower.states[run.flower_run] = "finished:failed"
+    fresh = Runner(home, began=T + 1000)
+    with monkeypatch.context() as full:
+        full.setattr(runs, "keep", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        fresh.tick(T + 1000)
+        asked = len(flower.orders)
+        fresh.tick(T + 1001)
+        fresh.tick(T + 1000 + runner.ASK_S - 1)
+    assert len(flower.orders) == asked
+    fresh.tick(T + 1000 + runner.ASK_S)
+    assert runs.read(home, run.name).state == "queued"
+
+
 def test_a_run_of_flowers_that_no_record_knows_is_stopped(home, plan, flower):
     """The runner was killed between the order and its record: before anything else is given, the stray run ends."""
     flower.states = {"7": "running", "8": "finished:completed"}

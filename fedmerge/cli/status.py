@@ -1,5 +1,6 @@
 """`fedmerge status`: programs, sites and runs of a consortium, from what lies on the server's disk."""
 
+import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from server.home import Home
 
 ONLINE_S = 60.0  # a node speaks every 20 seconds at least
+SCARCE_BYTES = 50_000_000  # on the disk of the runs: less than one contribution of a large net needs
 TURNED_S = 120.0  # and one that is refused tries again every 30 seconds or so
 
 
@@ -31,6 +33,8 @@ def status(*, server: SERVER = None) -> None:
         ]
         if lines:
             screen.table(("program", "state", "restarts", "last words"), lines, left=4)
+    if (free := shutil.disk_usage(home.runs).free) < SCARCE_BYTES:
+        screen.say(f"the disk of {home.runs} is full: {size(free)} are free; campaigns go on when there is room")
     working = _working(home)
     screen.table(
         ("site", "roles", "until", "connection", "at work on", "from it", "to it"),
