@@ -329,6 +329,17 @@ def test_the_command_prints_the_table_and_counts(command):
     assert printed.endswith("north: 0 errors, 0 warnings; the separation is off.\n")
 
 
+def test_one_user_for_both_is_red(command, monkeypatch):
+    """What a terminal shows: the word `off` in bold red."""
+    run, _ = command
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    _, printed = run()
+    (line,) = [line for line in printed.splitlines() if "the separation is off: " in line]
+    assert "\x1b[1;31moff" in line
+
+
 def test_the_command_ends_with_2_where_there_is_an_error(command):
     """An open key, say."""
     run, home = command
