@@ -30,9 +30,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fedmerge.errors import FedmergeError
+from fedmerge.trust.refusals import Refusals
 from server import consortium, record, registry
 from server import home as homes
-from server.guests import Book, Guests, Turnings
+from server.guests import Book, Guests
 from server.home import Home
 from server.passage import Door, missing
 from server.threshold import Threshold
@@ -41,6 +42,7 @@ log = logging.getLogger("fedmerge.door")
 
 CONNECTIONS = 500
 KEEP_S = 2.0  # between two writes of the book
+FIRST, STRANGERS = 1, 20  # refusals of a reason and key that are written by themselves; how many are told apart
 SUPERLINK_S = 30.0  # for the SuperLink's answer to begin; a SuperNode waits no longer
 
 
@@ -57,6 +59,7 @@ def application(door: Door) -> Starlette:
             yield
         finally:
             keeper.cancel()
+            door.settle(end=True)
             door.book.keep(door.book.text(door.turnings.total))
             await door.client.aclose()
 
@@ -73,6 +76,7 @@ async def _keep(door: Door) -> None:
     while True:
         await asyncio.sleep(KEEP_S)
         await asyncio.to_thread(door.book.keep, door.book.text(door.turnings.total))
+        await asyncio.to_thread(door.settle)
 
 
 def to_superlink(address: str, authority: Path) -> httpx.AsyncClient:
@@ -98,12 +102,12 @@ def open_door(home: Home, superlink: str) -> Door:
     witness = record.of(home)
 
     def write(call: str, address: str, reason: str) -> None:
-        with contextlib.suppress(OSError, FedmergeError):  # the disk is full: the call is refused all the same
-            witness.refused(address, call, reason)
+        witness.refused(address, call, reason)
 
     return Door(
         Guests(home.roster, consortium.authority(home)), partial(consortium.public_bytes, home),
-        to_superlink(superlink, home.authority), Book(home.run / "door.json"), Turnings(), write,
+        to_superlink(superlink, home.authority), Book(home.run / "door.json"),
+        Refusals(FIRST, STRANGERS), write,
         lambda: {site: int(number) for number, site in registry.nodes(home).items()},
     )  # fmt: skip
 

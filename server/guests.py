@@ -1,6 +1,6 @@
 """Who may pass the front door: a site whose key is on the current roster, and who signed the moment of its call.
 
-Whoever may not is told nothing; why is in the server's audit log, a line a minute for each reason and key.
+Whoever may not is told nothing; why is in the server's audit log.
 """
 
 import base64
@@ -29,8 +29,6 @@ log = logging.getLogger("fedmerge.door")
 
 KEY, SIGNATURE, MOMENT = "flwr-public-key", "flwr-signature", "flwr-timestamp"
 BEHIND_S, AHEAD_S = 305.0, 5.0  # Flower's own window around the signed moment
-LINE_S = 60.0  # between two lines of the audit log on the same reason and key
-STRANGERS = 200  # keys that are told apart in that time; the others share a line
 
 Guest = tuple[Entry, ec.EllipticCurvePublicKey]
 
@@ -115,33 +113,6 @@ def who(headers: Mapping[str, str]) -> str:
     """A short name for the key of a call: the start of its SHA-256, or a dash without a key."""
     given = headers.get(KEY, "")
     return hashlib.sha256(given.encode()).hexdigest()[:16] if given else "-"
-
-
-class Turnings:
-    """Calls that did not pass, counted so that one who knocks all day does not fill the log.
-
-    Args:
-        clock: seconds of any clock that does not run backwards.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._seen: dict[tuple[str, str], tuple[float, int]] = {}  # when its last line was due, how many since
-        self.total = 0
-
-    def line(self, key: str, reason: str) -> str | None:
-        """The sentence that is due for a call, or None where it only counts for the next one."""
-        self.total += 1
-        now = self._clock()
-        self._seen = {k: v for k, v in self._seen.items() if now - v[0] < 60 * LINE_S}
-        if (reason, key) not in self._seen and len(self._seen) >= STRANGERS:
-            key = "others"
-        due, more = self._seen.get((reason, key), (-LINE_S, 0))
-        if now - due < LINE_S:
-            self._seen[reason, key] = (due, more + 1)
-            return None
-        self._seen[reason, key] = (now, 0)
-        return f"{reason}, key {key}" + (f", and {more} more like it" if more else "")
 
 
 @dataclass

@@ -12,7 +12,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from server.guests import Book, Guests, Turned, Turnings, who
+from fedmerge.errors import FedmergeError
+from fedmerge.trust.refusals import Refusals
+from server.guests import Book, Guests, Turned, who
 
 log = logging.getLogger("fedmerge.door")
 
@@ -62,7 +64,7 @@ class Door:
     roster: Callable[[], bytes]
     client: httpx.AsyncClient
     book: Book
-    turnings: Turnings
+    turnings: Refusals
     write: Callable[[str, str, str], None]
     numbers: Callable[[], Mapping[str, int]]
     most_bytes: int = MOST_BYTES
@@ -107,10 +109,17 @@ class Door:
 
     async def _turn(self, request: Request, call: str, address: str, reason: str) -> Response:
         """The one refusal, and perhaps a line in the audit log."""
-        if line := self.turnings.line(who(request.headers), reason):
+        line = f"{reason}, key {who(request.headers)}"
+        if self.turnings.due(line, call):
             log.warning("%s from %s refused: %s", call, address, line)
-            await asyncio.to_thread(self.write, call, address, line)
+            with contextlib.suppress(OSError, FedmergeError):  # the disk is full: the call is refused all the same
+                await asyncio.to_thread(self.write, call, address, line)
         return refused()
+
+    def settle(self, *, end: bool = False) -> None:
+        """Write the lines that count who was turned away; where the disk is full, they stay counted."""
+        with contextlib.suppress(OSError, FedmergeError):
+            self.turnings.settle(lambda line: self.write("calls", "", line), end=end)
 
     async def _forward(self, request: Request, call: str, site: str) -> Response | None:
         """The SuperLink's answer, or a short one of our own; None where it refused the node."""

@@ -26,6 +26,7 @@ from fedmerge import parts as digests
 from fedmerge.errors import ConfigError, FedmergeError, Refused
 from fedmerge.transport import Letter
 from fedmerge.trust import audit, keys
+from fedmerge.trust.refusals import Refusals
 from sites import bundle, client, config, parts, walls
 from sites import home as homes
 from sites.client import Away, Failed
@@ -35,6 +36,7 @@ from sites.records import Site
 from sites.service import Service
 
 AT_ONCE = 8  # connections that are answered at the same time
+FIRST, KINDS = 10, 5  # refusals of a kind that are written one by one in a minute, and kinds that there are
 READ_S = 120.0  # how long a caller may take to say what it wants
 NOT_DUMPABLE = 4  # prctl's PR_SET_DUMPABLE: other processes of the same user may not read this one's memory
 
@@ -85,7 +87,8 @@ class Agent:
         self._lock = _alone(home)
         self.log = audit.Log(home.audit, keys.read_signing(home.signing_key), site.name)
         self.jobs: Jobs[Any] = Jobs(site.name)
-        self.service = Service(self._there, log=self.log, jobs=self.jobs)
+        self.refusals = Refusals(FIRST, KINDS)
+        self.service = Service(self._there, log=self.log, jobs=self.jobs, refusals=self.refusals)
         self._gate = threading.Semaphore(AT_ONCE)
         self._stop = threading.Event()
         parts.sweep(site)
@@ -113,11 +116,13 @@ class Agent:
             self.log.append("note", "agent started", walls.POLICY, digest=self._known)
             log.info("the agent of %s answers on %s", name, home.socket)
             while not self._stop.is_set():
+                self._settle()
                 with contextlib.suppress(TimeoutError):
                     caller, _ = line.accept()
                     self._gate.acquire()
                     threading.Thread(target=self._serve, args=(caller,), daemon=True).start()
         home.socket.unlink(missing_ok=True)
+        self._settle(end=True)
         self.log.append("note", "agent stopped")
         os.close(self._lock)
 
@@ -138,7 +143,8 @@ class Agent:
         except (OSError, EOFError) as error:
             log.info("a call ended early: %s", error)
         except Refused as error:  # no frame of ours
-            self.log.append("refused", "a call", reason=str(error))
+            if self.refusals.due("calls of another form", "a call"):
+                self.log.append("refused", "a call", reason=str(error))
         except Exception:
             log.exception("a call failed")
         finally:
@@ -150,11 +156,13 @@ class Agent:
         uid = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
         try:
             if uid not in self._callers:
-                return self._refuse(line, header, op, f"user {uid} may not call the agent")
+                kind, reason = "users who may not call", f"user {uid} may not call the agent"
+                return self._refuse(line, header, op, kind, reason)
             if op == "hello":
                 return {"task": {"site": self._there().name}}, {}
             if not self._permits(name):
-                return self._refuse(line, header, op, f"the bundle {name or '(none named)'} is not allowed here")
+                kind, reason = "bundles not allowed", f"the bundle {name or '(none named)'} is not allowed here"
+                return self._refuse(line, header, op, kind, reason)
             payload = client.receive_payload(line, header, "a caller")
             answer = self.service.answer(op, _letter(header, payload))
         except Away as error:
@@ -172,13 +180,19 @@ class Agent:
             return False
 
     def _refuse(
-        self, line: socket.socket, header: dict[str, Any], op: str, reason: str
+        self, line: socket.socket, header: dict[str, Any], op: str, kind: str, reason: str
     ) -> tuple[dict[str, Any], dict[str, bytes]]:
         name = self._site.now().name
-        self.log.append("refused", op, reason=reason)
-        log.warning("refused %s: %s", op, reason)
+        if self.refusals.due(kind, op):
+            self.log.append("refused", op, reason=reason)
+            log.warning("refused %s: %s", op, reason)
         client.pass_over(line, header)
         return {"failed": f"{name}: {reason}"}, {}
+
+    def _settle(self, *, end: bool = False) -> None:
+        """Write the lines that count refusals; where the disk is full, they stay counted."""
+        with contextlib.suppress(OSError, FedmergeError):
+            self.refusals.settle(lambda sentence: self.log.append("refused", "calls", reason=sentence), end=end)
 
     def _there(self) -> Site:
         """The site as its file has it now.

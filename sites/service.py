@@ -22,6 +22,7 @@ from fedmerge import parts
 from fedmerge.errors import FedmergeError
 from fedmerge.transport import KINDS, Letter
 from fedmerge.trust import audit
+from fedmerge.trust.refusals import Refusals
 from sites import inbound, jobs, room, source, target
 from sites import parts as files
 from sites.client import Away, Failed
@@ -55,6 +56,7 @@ class Service:
         pooled: all sources of a simulation, for the reference that needs them; a hospital has none.
         log: the site's audit log.
         jobs: where long work is done when the server asks to be answered meanwhile.
+        refusals: says which of them are written one by one; None: all.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Service:
         pooled: Callable[[], list[Site]] | None = None,
         log: audit.Log | None = None,
         jobs: Jobs[Done] | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._site, self._pooled, self._log, self._jobs = site, pooled, log, jobs
+        self._refusals = refusals
         self._asked: dict[str, tuple[str, Letter]] = {}  # what each job was asked with, for the log
 
     def answer(self, kind: str, letter: Letter) -> Letter:
@@ -83,15 +87,18 @@ class Service:
         except Away:
             raise
         except Declined as error:
-            log.warning("[%s] refused: %s", reference, error)
             what, asked = self._asked.get(str(letter.task.get("job")), (kind, letter))
-            self._line("refused", what, asked, reason=str(error))
+            if self._due("tasks declined", what):
+                log.warning("[%s] refused: %s", reference, error)
+                self._line("refused", what, asked, reason=str(error))
             raise Failed(f"{error} [{reference}]") from None
         except FedmergeError as error:
-            log.error("[%s] %s", reference, error)  # noqa: TRY400 - the sentence says it all
-            self._line("refused", kind, letter, reason=f"the site's own log has the reason [{reference}]")
+            if self._due("tasks that failed", kind):
+                log.error("[%s] %s", reference, error)  # noqa: TRY400 - the sentence says it all
+                self._line("refused", kind, letter, reason=f"the site's own log has the reason [{reference}]")
         except Exception as error:
-            log.exception("[%s] unexpected", reference)
+            if self._due("tasks that failed", kind):
+                log.exception("[%s] unexpected", reference)
             if self._jobs is not None and isinstance(error, OSError) and error.errno in FULL:
                 raise Away(f"its disk is full [{reference}]") from None
         raise Failed(f"the log of {who} has the reason [{reference}]")
@@ -137,6 +144,10 @@ class Service:
         for old in list(self._asked)[:-MOST_ASKED]:
             del self._asked[old]
         return self._wait(site, job, letter)
+
+    def _due(self, kind: str, what: str) -> bool:
+        """Whether a refusal is written by itself; whoever has many of them in a minute finds their number."""
+        return self._refusals is None or self._refusals.due(kind, what[:60])
 
     def _wait(self, site: Site, job: str, letter: Letter) -> Letter:
         """Wait for a job for as long as the server allows."""
@@ -188,7 +199,8 @@ class Service:
         if self._log is not None:
             sizes = {"answer": json.dumps(found.task).encode(), **found.payload}
             for what, data in sizes.items():
-                self._line("out", what, letter, purpose=kind, size=parts.length(data), digest=parts.digest(data))
+                digest, size = listed.get(what) or (parts.digest(data), parts.length(data))
+                self._line("out", what, letter, purpose=kind, size=size, digest=digest)
         head = self._log.head if self._log is not None else ""
         return Letter(found.task, whole, {"parts": listed} if listed else {}, head)
 

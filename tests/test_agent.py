@@ -251,6 +251,33 @@ def test_a_policy_is_read_again_when_its_file_has_changed(place):
             client.call(home.socket, "query.describe", letter(DESCRIBE), bundle=agents.BUNDLE)
 
 
+def test_a_bundle_that_asks_in_a_loop_does_not_fill_the_audit_log(place, monkeypatch):
+    """Ten lines of each kind, then their number: of bundles that are not allowed, of tasks that the policy declines."""
+    home = place[1]["north"]
+    with agents.in_thread(home) as agent:
+        for i in range(60):
+            with pytest.raises(client.Failed, match="is not allowed here"):
+                client.call(home.socket, f"op {i % 3}", letter(DESCRIBE), bundle=f"sha256:{i:064d}")
+        for _ in range(15):
+            with pytest.raises(client.Failed, match=r"there is no operation 'train\.steal'"):
+                client.call(home.socket, "train.steal", letter(DESCRIBE), bundle=agents.BUNDLE)
+        clock = time.monotonic
+        monkeypatch.setattr(agent.refusals, "_clock", lambda: clock() + 60.0)
+        end = time.monotonic() + 10
+        while len(lines(home, "refused")) < 22 and time.monotonic() < end:
+            time.sleep(0.05)
+        with pytest.raises(client.Failed, match="is not allowed here"):
+            client.call(home.socket, "op 7", letter(DESCRIBE), bundle="sha256:0")
+    told = [(what, reason) for _, what, reason in lines(home, "refused")]
+    assert [what for what, _ in told] == [f"op {i % 3}" for i in range(10)] + ["train.steal"] * 10 + ["calls"] * 3
+    first, second, last = (re.sub(r"within \d+ s", "within N s", reason) for _, reason in told[20:])
+    assert first == "bundles not allowed: and 50 more within N s (op 1 17, op 2 17, op 0 16)"
+    assert second == "tasks declined: and 5 more within N s (train.steal 5)"
+    assert last == "bundles not allowed: and 1 more within N s (op 7 1)"
+    site_log = (home.private / "work/site.log").read_text()
+    assert site_log.count("there is no operation") == 10
+
+
 def test_a_result_that_was_made_under_another_policy_is_made_anew(place, monkeypatch):
     """A job ends, the policy is tightened, the server asks for the result: the door out is asked once more."""
     home = place[1]["north"]

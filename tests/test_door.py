@@ -234,18 +234,22 @@ def test_why_a_call_was_refused_is_in_the_servers_own_log(front, node, consortiu
     assert line.reason.startswith("the key is not on the roster, key ")
 
 
-def test_lines_of_refusals_are_counted_not_repeated():
-    """A line a minute for each reason and key; keys beyond a number share one."""
-    now = 0.0
-    turnings = guests.Turnings(lambda: now)
-    assert turnings.line("k", "r") == "r, key k"
-    assert [turnings.line("k", "r") for _ in range(3)] == [None] * 3
-    now = 61.0
-    assert turnings.line("k", "r") == "r, key k, and 3 more like it"
-    written = [turnings.line(f"key {i}", "r") for i in range(1000)]
-    assert sum(line is not None for line in written) == guests.STRANGERS
-    assert written[guests.STRANGERS - 1] == "r, key others"
-    assert turnings.total == 1005
+def test_whoever_knocks_all_day_is_counted_in_the_servers_log(consortium, monkeypatch):
+    """What comes after the first line of a minute is one line at its end; a full disk only puts it off."""
+    opened = door.open_door(consortium.home, "127.0.0.1:1")
+    assert [opened.turnings.due("a reason, key k", "pull-messages") for _ in range(4)] == [True, False, False, False]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    before = len(read(consortium.home.audit)) if consortium.home.audit.exists() else 0
+    with monkeypatch.context() as patch:
+        patch.setattr(opened, "write", full)
+        opened.settle(end=True)
+    opened.settle(end=True)
+    (line,) = read(consortium.home.audit)[before:]
+    assert (line.way, line.what) == ("refused", "calls")
+    assert line.reason == "a reason, key k: and 3 more within 0 s (pull-messages 3)"
 
 
 @pytest.mark.parametrize("spoiled", ["edited", "another authority", "missing", "cut"])
