@@ -62,8 +62,8 @@ def authority(home: Home) -> x509.Certificate:
     return certificate
 
 
-def last_roster(home: Home, now: float) -> Roster | None:
-    """The last roster that was verified, verified again; None before there was one.
+def last_roster(home: Home, now: float, *, ended: bool = False) -> Roster | None:
+    """The last roster that was verified, verified again; None before there was one. `ended`: as in `roster.open`.
 
     Raises:
         Refused: the file was edited, or put back to an older epoch.
@@ -72,7 +72,7 @@ def last_roster(home: Home, now: float) -> Roster | None:
         if home.epoch:
             raise Refused(f"{home.roster} is missing, and the roster of epoch {home.epoch} was seen")
         return None
-    found = roster.open(home.roster.read_bytes(), authority(home), now)
+    found = roster.open(home.roster.read_bytes(), authority(home), now, ended=ended)
     if found.epoch < home.epoch:
         raise Refused(f"{home.roster} is of epoch {found.epoch}, and the roster of epoch {home.epoch} was seen")
     return found
@@ -95,7 +95,7 @@ def accept(home: Home, answer: bytes, now: float) -> Roster:
         raise Refused(f"the roster expected consortium {home.consortium}, got {fresh.consortium:.80}")
     if fresh.epoch < home.epoch:
         raise Refused(f"the roster of epoch {fresh.epoch} is older than the one seen, of epoch {home.epoch}")
-    seen = last_roster(home, now) if home.roster.exists() else None
+    seen = last_roster(home, now, ended=True) if home.roster.exists() else None
     roster.newer(seen, fresh)
     homes.write(home.roster, signed.decode())
     if fresh.epoch != home.epoch:

@@ -63,6 +63,7 @@ SERVER: _Commands = (
     consortium.approve,
     consortium.revoke,
     consortium.roster,
+    consortium.renew,
     withdraw.release,
     withdraw.leave_out,
 )

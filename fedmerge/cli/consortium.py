@@ -1,4 +1,4 @@
-"""`fedmerge server init, approve, revoke, roster` and `fedmerge site join`: who takes part."""
+"""`fedmerge server init, approve, revoke, roster, renew` and `fedmerge site join`: who takes part."""
 
 import os
 import time
@@ -113,6 +113,20 @@ def roster(
     screen.table(heading, rows(shown, now), left=len(heading))
     screen.say(f"{shown.consortium}, epoch {shown.epoch} of {moment(shown.made)}")
     screen.say(f"To invite a hospital: {consortium.invitation(home)}")
+
+
+def renew(*, server: SERVER = None) -> None:
+    """Make new certificates of the server and of the roster's key; hospitals need nothing new."""
+    from fedmerge import sessions
+    from fedmerge.trust.dates import day
+    from server import home as homes
+    from server import renewal, up
+
+    home, now = homes.find(server), time.time()
+    made = renewal.renew(home, now)
+    screen.say(f"The certificates are valid until {day(made.until)}; the roster has epoch {made.epoch}.")
+    if sessions.is_up(up.state_file(home)):
+        screen.say("Stop `fedmerge server up` and start it again: it still shows the old one.")
 
 
 def rows(shown: "Roster", now: float) -> list[tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """`fedmerge server up` and `fedmerge site up`: their programs, and what the terminal shows of them."""
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,12 +25,14 @@ SYSTEMD = Annotated[
 def server_up(*, server: SERVER = None, systemd: SYSTEMD = False) -> None:
     """Run the server: SuperLink and superexec on loopback, the front door, and the runner of campaigns."""
     from server import home as homes
-    from server import up
+    from server import renewal, up
 
     home = homes.find(server)
     if systemd:
         screen.say(up.systemd(home))
         return
+    for warning in renewal.warnings(home, time.time()):
+        screen.complain(f"warning: {warning}", red=True)
     open_at = f"{home.name} is up: hospitals reach it at {', '.join(f'{host}:{home.port}' for host in home.hosts)}"
     up.up(home, told(("superlink", "superexec", "door", "runner"), open_at))
     screen.complain("stopped")

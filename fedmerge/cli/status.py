@@ -19,7 +19,7 @@ def status(*, server: SERVER = None) -> None:
     """Show which sites are connected and what they do, and how far each run is; also when the server is down."""
     from fedmerge import sessions
     from server import home as homes
-    from server import up
+    from server import renewal, up
 
     home, now = homes.find(server), time.time()
     there = sessions.is_up(up.state_file(home))
@@ -33,6 +33,8 @@ def status(*, server: SERVER = None) -> None:
         ]
         if lines:
             screen.table(("program", "state", "restarts", "last words"), lines, left=4)
+    for warning in renewal.warnings(home, now):
+        screen.say(f"warning: {warning}")
     if (free := shutil.disk_usage(home.runs).free) < SCARCE_BYTES:
         screen.say(f"the disk of {home.runs} is full: {size(free)} are free; campaigns go on when there is room")
     working = _working(home)

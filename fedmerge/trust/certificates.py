@@ -29,6 +29,7 @@ ROSTER = x509.ObjectIdentifier(
 )  # 2.25 and a random UUID, as X.667 allows
 SITE = x509.ObjectIdentifier("2.25.256116308230411297341279417389246720537")
 AUTHORITY_DAYS = 3650
+OWN_DAYS = 1826  # of the server's and the roster's certificate, which `fedmerge server renew` makes anew
 EARLY_S = 3600  # a certificate is valid this long before it is made: clocks differ
 
 
@@ -61,7 +62,7 @@ def server_certificate(
     hosts: Sequence[str],
     now: float,
 ) -> x509.Certificate:
-    """The certificate of front door and SuperLink: for the hosts and loopback, as long as the authority's.
+    """The certificate of front door and SuperLink: for the hosts and loopback, for five years.
 
     Args:
         key: the authority's.
@@ -75,15 +76,15 @@ def server_certificate(
         address = _address(host)
         names.append(x509.DNSName(host) if address is None else x509.IPAddress(address))
     return _certified(
-        key, authority, public, "server", SERVER, now, _end(authority), x509.SubjectAlternativeName(names)
+        key, authority, public, "server", SERVER, now, _own_end(authority, now), x509.SubjectAlternativeName(names)
     )
 
 
 def roster_certificate(
     key: ec.EllipticCurvePrivateKey, authority: x509.Certificate, public: Ed25519PublicKey, now: float
 ) -> x509.Certificate:
-    """The authority's word that `public` signs rosters, for as long as the authority itself; arguments as above."""
-    return _certified(key, authority, public, "roster", ROSTER, now, _end(authority))
+    """The authority's word that `public` signs rosters, for five years; arguments as above."""
+    return _certified(key, authority, public, "roster", ROSTER, now, _own_end(authority, now))
 
 
 def site_certificate(
@@ -238,6 +239,11 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def _own_end(authority: x509.Certificate, now: float) -> float:
+    """When a certificate of the consortium's own ends that is made now: never after the authority itself."""
+    return min(now + OWN_DAYS * DAY, _end(authority))
 
 
 def _end(authority: x509.Certificate) -> float:

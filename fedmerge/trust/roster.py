@@ -137,13 +137,14 @@ def to_bytes(envelope: object) -> bytes:
     return (json.dumps(envelope, indent=1, sort_keys=True) + "\n").encode()
 
 
-def open(data: bytes, authority: x509.Certificate, now: float) -> Roster:
+def open(data: bytes, authority: x509.Certificate, now: float, *, ended: bool = False) -> Roster:
     """The roster of a signed file, checked.
 
     Args:
         data: as `seal` made it.
         authority: the consortium's certificate of authority, which the reader has pinned.
         now: seconds since 1970.
+        ended: whether the certificate of its key may have ended, for a roster of the past that a newer one follows.
 
     Raises:
         Refused: it was edited, or signed by another key, or it is no roster.
@@ -157,7 +158,8 @@ def open(data: bytes, authority: x509.Certificate, now: float) -> Roster:
         if not isinstance(envelope[name], str):
             raise Refused(f"the roster's '{name}' expected a text, got {type(envelope[name]).__name__}")
     signer = certificates.read(envelope["certificate"].encode(), "the roster's certificate")
-    certificates.check(signer, authority, certificates.ROSTER, now, "the roster's certificate")
+    at = min(now, certificates.dates_of(signer)[1] - 1) if ended else now
+    certificates.check(signer, authority, certificates.ROSTER, at, "the roster's certificate")
     key = signer.public_key()
     if not isinstance(key, Ed25519PublicKey):
         raise Refused("the roster's certificate expected an Ed25519 key")
