@@ -93,14 +93,16 @@ class Service:
                 self._line("refused", what, asked, reason=str(error))
             raise Failed(f"{error} [{reference}]") from None
         except FedmergeError as error:
-            if self._due("tasks that failed", kind):
+            if written := self._due("tasks that failed", kind):
                 log.error("[%s] %s", reference, error)  # noqa: TRY400 - the sentence says it all
                 self._line("refused", kind, letter, reason=f"the site's own log has the reason [{reference}]")
         except Exception as error:
-            if self._due("tasks that failed", kind):
+            if written := self._due("tasks that failed", kind):
                 log.exception("[%s] unexpected", reference)
             if self._jobs is not None and isinstance(error, OSError) and error.errno in FULL:
                 raise Away(f"its disk is full [{reference}]") from None
+        if not written:
+            raise Failed(f"{who}: so many tasks failed within a minute that its log has the reasons of the first only")
         raise Failed(f"the log of {who} has the reason [{reference}]")
 
     def _answer(self, site: Site, kind: str, letter: Letter) -> Letter:

@@ -278,6 +278,21 @@ def test_a_bundle_that_asks_in_a_loop_does_not_fill_the_audit_log(place, monkeyp
     assert site_log.count("there is no operation") == 10
 
 
+def test_the_eleventh_task_that_fails_in_a_minute_is_told_that_its_reason_is_not_kept(place):
+    """No reference into the log that is not there."""
+    home, asked = place[1]["north"], {**DESCRIBE, "also": "this"}
+    told = []
+    with agents.in_thread(home):
+        for _ in range(11):
+            with pytest.raises(client.Failed) as failed:
+                client.call(home.socket, "query.describe", letter(asked), bundle=agents.BUNDLE)
+            told.append(str(failed.value))
+    site_log = (home.private / "work/site.log").read_text()
+    for words in told[:10]:
+        assert re.fullmatch(r"the log of north has the reason (\[[0-9a-f]{8}\])", words)[1] in site_log
+    assert told[10] == "north: so many tasks failed within a minute that its log has the reasons of the first only"
+
+
 def test_a_result_that_was_made_under_another_policy_is_made_anew(place, monkeypatch):
     """A job ends, the policy is tightened, the server asks for the result: the door out is asked once more."""
     home = place[1]["north"]
