@@ -14,6 +14,7 @@ log = logging.getLogger("fedmerge")
 
 LOOK_S = 5.0  # between two looks at Flower's list of nodes
 NAMED_AFTER_S = 30.0
+GONE = "its node is not connected"
 
 
 @dataclass
@@ -58,13 +59,15 @@ class Presence:
         back = []
         for site in sites:
             if site not in online:
-                self._offline.setdefault(site, Gap(now, "its node is not connected"))
+                gap = self._offline.setdefault(site, Gap(now, GONE))
+                if site in self._troubled:  # and this is the reason why
+                    self._troubled[site].reason = gap.reason
             else:
-                gap = self._offline.pop(site, None)
-                if gap is not None or self.nodes.get(site) != online[site]:
+                gone = self._offline.pop(site, None)
+                if gone is not None or self.nodes.get(site) != online[site]:
                     back.append(site)
-                if gap is not None and gap.named:
-                    log.warning("%s is connected again, after %.0f s", site, now - gap.since)
+                if gone is not None and gone.named:
+                    log.warning("%s is connected again, after %.0f s", site, now - gone.since)
                 self.nodes[site] = online[site]
         return back
 

@@ -16,7 +16,7 @@ from fedmerge.trust import audit, keys
 from server.asks import Send
 from server.exchange import Ask
 from server.post import SILENCE_S, SILENT, Post
-from server.presence import LOOK_S, NAMED_AFTER_S, Presence
+from server.presence import GONE, LOOK_S, NAMED_AFTER_S, Presence
 from server.progress import Progress
 from server.record import Witness
 
@@ -169,6 +169,15 @@ def test_a_plan_that_waits_for_nobody_goes_on_when_a_silent_site_is_named(caplog
     with pytest.raises(Absent, match=f"north has not been there for .* s: {SILENT}"):
         exchange.converse(asking([], "north"))
     assert "north is not there since" in caplog.text
+
+
+def test_a_node_that_is_gone_is_the_reason_of_what_came_back_before():
+    """A hung node's reply is lost some seconds before Flower misses the node: named once, for what is the matter."""
+    presence = Presence(Fallible(echo_app()), deployed=True)
+    presence.troubled("north", "its reply could not be read whole", 1000.0)
+    presence.grid.offline.add("north")
+    presence.look(NAMES, 1005.0)
+    assert (presence.gap("north").since, presence.gap("north").reason) == (1000.0, GONE)
 
 
 def test_a_site_that_stays_away_is_absent_when_the_wait_is_over():
