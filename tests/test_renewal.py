@@ -81,6 +81,17 @@ def test_no_certificate_outlives_the_authority(server):
     ]
 
 
+def test_server_up_warns_before_it_starts(server, monkeypatch, capsys):
+    """A line each on stderr, for a terminal or the journal."""
+    monkeypatch.setattr("time.time", lambda: NOW + 1780 * DAY)
+    monkeypatch.setattr("server.up.up", lambda *_: None)
+    with pytest.raises(SystemExit):
+        cli.main(["server", "up", "--server", str(server.folder)])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "warning: the server's certificate ends on 2030-06-15: fedmerge server renew" in told
+    assert "warning: the certificate of the roster's key ends on 2030-06-15" in told
+
+
 def test_the_command_says_until_when_and_status_warns(server, monkeypatch, capsys):
     """`status` has the remedy; after `renew` the line is gone."""
     monkeypatch.setattr("time.time", lambda: NOW + 1780 * DAY)
