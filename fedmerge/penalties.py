@@ -44,7 +44,7 @@ def l2(net_params: Mapping[str, Tensor], start: Mapping[str, Tensor], strength: 
         NetError: the net lacks a name of `start`, or `start` is empty.
     """
     _check_strength("strength", strength)
-    return strength * _total([(own - old).square() for own, old in _pairs(net_params, start)])
+    return strength * _away(net_params, start).square().sum()
 
 
 def proximal(net_params: Mapping[str, Tensor], start: Mapping[str, Tensor], mu: float) -> Tensor:
@@ -63,7 +63,7 @@ def proximal(net_params: Mapping[str, Tensor], start: Mapping[str, Tensor], mu: 
         NetError: as in `l2`.
     """
     _check_strength("mu", mu)
-    return mu / 2 * _total([(own - old).square() for own, old in _pairs(net_params, start)])
+    return mu / 2 * _away(net_params, start).square().sum()
 
 
 def ewc(
@@ -97,11 +97,8 @@ def ewc(
     for name in start:
         if any(name not in fisher for fisher in fishers):
             raise NetError(f"EWC expected a Fisher of '{name}', got none")
-    terms = []
-    for name, (own, old) in zip(start, _pairs(net_params, start)):
-        importance = fishers[0][name] if len(fishers) == 1 else torch.stack([f[name] for f in fishers]).sum(0)
-        terms.append(importance * (own - old).square())
-    return strength / 2 * _total(terms)
+    importance = torch.stack([_flat([fisher[name] for name in start]) for fisher in fishers]).sum(0)  # (N,)
+    return strength / 2 * (importance * _away(net_params, start).square()).sum()
 
 
 def distillation(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -182,11 +179,13 @@ def drop_transfer(
     pairs = _pairs(current, {name: start[name] for name in names})
     axis_of = {name: (axes or {}).get(name, 0) for name in names}
     group_of, kernels = grains.groups({name: tuple(start[name].shape) for name in names}, "kernel", axis_of)
-    back = {group: torch.rand(K, generator=generator, device=generator.device) < p for group, K in kernels.items()}
+    draws = torch.rand(sum(kernels.values()), generator=generator, device=generator.device)
+    kept = torch.split(draws.ge(p).to(pairs[0][0]).div_(1 - p), list(kernels.values()))  # 0, or 1 / (1 - p)
+    stretch = dict(zip(kernels, kept))
     mixed = {}
     for name, (now, old) in zip(names, pairs):
-        here = grains.spread(back[group_of[name]].to(now.device), axis_of[name], now)
-        mixed[name] = torch.where(here, old, now if p == 0 else old + (now - old) / (1 - p))
+        by = grains.spread(stretch[group_of[name]], axis_of[name], now)
+        mixed[name] = torch.addcmul(old, now - old, by) if p else now
     return mixed
 
 
@@ -203,8 +202,15 @@ def _pairs(net_params: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> lis
     return [(net_params[name], start[name].detach()) for name in start]
 
 
-def _total(terms: Sequence[Tensor]) -> Tensor:
-    return torch.stack([term.sum() for term in terms]).sum()
+def _flat(values: Sequence[Tensor]) -> Tensor:
+    """All numbers side by side: a few operations on one vector take half the time of a few for each tensor."""
+    return torch.cat([value.reshape(-1) for value in values])
+
+
+def _away(net_params: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Tensor:
+    """The difference theta - theta*: (N,), over the names of `start`."""
+    pairs = _pairs(net_params, start)
+    return _flat([own for own, _ in pairs]) - _flat([old for _, old in pairs])
 
 
 def _check_strength(what: str, value: float) -> None:
