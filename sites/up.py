@@ -147,7 +147,7 @@ def programs(home: Home, users: Users, port: int) -> list[Program]:
         "--node-config", f'agent="{home.socket}"',
     ]  # fmt: skip
     superexec = [
-        surroundings.program("flower-superexec"), "--runtime-api-address", f"127.0.0.1:{port}", "--insecure",
+        *surroundings.module("sites.superexec"), "--runtime-api-address", f"127.0.0.1:{port}", "--insecure",
         "--superexec-auth-secret-file", str(secret(home)),
     ]  # fmt: skip
     agent, roster = (surroundings.module(name, str(home.folder)) for name in ("sites.agent", "sites.watch"))

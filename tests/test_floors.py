@@ -60,6 +60,7 @@ FLOORS = {
     "sites.bench": 4,
     "sites.near": 4,
     "sites.node": 4,
+    "sites.superexec": 4,
     "sites.target": 4,
     "sites.app": 4,
     "server": 3,
