@@ -21,14 +21,20 @@ def key(**ingredients: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write so that the file is either absent, old or whole, also when the machine stops in between."""
+    """Write so that the file is either absent, old or whole, also when the machine stops in between.
+
+    Where there is no room, nothing of it is left: it is tried again and again, and would fill the disk by itself.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def test_phases_come_back_as_they_went_in(tmp_path):
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    """A machine that stops in the middle of a write leaves the file as it was."""
+    """A disk that is full in the middle of a write leaves the file as it was, and nothing beside it."""
     path = tmp_path / "x"
     write(path, b"old")
 
@@ -46,3 +46,4 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
