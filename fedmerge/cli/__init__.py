@@ -15,6 +15,7 @@ from fedmerge import __version__
 from fedmerge.cli import (
     allow,
     audit,
+    bench,
     check,
     consortium,
     fuse,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 for _command in (
     simulate.simulate,
+    bench.bench,
     check.check,
     phantom.phantom,
     fuse.fuse,

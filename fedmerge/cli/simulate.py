@@ -79,7 +79,7 @@ def simulate(
         "workers": workers if engine is Engine.inprocess else 0,
     }
     refuse_another_run(out, resume)
-    nodes = _residents(config)
+    nodes = residents(config)
     try:
         with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
             _run(engine, config, nodes, workers)
@@ -150,7 +150,7 @@ def explained(sentence: str, out: Path) -> str:
     return sentence
 
 
-def _residents(config: dict[str, Any]) -> int:
+def residents(config: dict[str, Any]) -> int:
     """How many sites run here; reads plan and sites, so that what is wrong is told before anything is written."""
     from fedmerge import campaign
 

@@ -18,13 +18,13 @@ TOGETHER = 5  # so many methods share a panel; more get a panel each, beside T-I
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
-def draw(results: Results) -> Figure:
+def draw(results: Results, reference: str = REFERENCE) -> Figure:
     """Validation Dice against the target's steps: thin lines are runs, thick lines their mean."""
     panels = []
     parts = style.by_part(results)
     for part, methods in parts.items():
         curves = {method: found for method, rows in methods.items() if (found := _curves(rows))}
-        panels += _curve_panels(part, curves, several=len(parts) > 1) if curves else []
+        panels += _curve_panels(part, curves, reference, several=len(parts) > 1) if curves else []
     if not panels:
         return style.sentence("No row has a learning curve.")
     wide = max(len(curves) for _, curves in panels) > 2 or len(panels) == 1
@@ -38,13 +38,13 @@ def draw(results: Results) -> Figure:
             ax.set_axis_off()
             continue
         title, curves = panels[i]
-        _draw_curves(ax, curves, title, _adaptation_steps(results), legend=wide)
+        _draw_curves(ax, curves, title, _adaptation_steps(results), reference, legend=wide)
         if i % columns == 0:
             ax.set_ylabel("validation Dice", fontsize=9, color=style.INK)
         if i + columns >= len(panels):
             ax.set_xlabel("target steps", fontsize=9, color=style.INK)
             ax.tick_params(labelbottom=True)
-    key = _curve_key(results, wide)
+    key = _curve_key(results, wide, reference)
     if key:
         figure.legend(handles=key, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
@@ -78,26 +78,26 @@ def _adaptation_steps(results: Results) -> int | None:
 
 
 def _curve_panels(
-    part: style.Part, methods: Mapping[str, list[Curve]], *, several: bool
+    part: style.Part, methods: Mapping[str, list[Curve]], reference: str, *, several: bool
 ) -> list[tuple[str, dict[str, list[Curve]]]]:
     """Title and curves of each panel: all methods in one, or one method each beside T-IMM."""
     target, cases = part
     if len(methods) <= TOGETHER:
         return [(f"{target}, {cases} training cases", dict(methods))]
-    reference = {m: curves for m, curves in methods.items() if m == REFERENCE}
+    theirs = {m: curves for m, curves in methods.items() if m == reference}
     where = f", {target}, {cases} cases" if several else ""
-    return [(m + where, {**reference, m: curves}) for m, curves in methods.items() if m != REFERENCE]
+    return [(m + where, {**theirs, m: curves}) for m, curves in methods.items() if m != reference]
 
 
-def _curve_key(results: Results, wide: bool) -> list[Line2D]:
+def _curve_key(results: Results, wide: bool, reference: str) -> list[Line2D]:
     """What the kinds of lines mean; the names of the methods stand at the panels."""
-    known = any(row["method"] == REFERENCE for row in results["rows"])
+    known = any(row["method"] == reference for row in results["rows"])
     key = []
     if not wide:
         ours = Line2D(
             [], [], color=style.COLOURS[0], linestyle=style.DASHES[1], linewidth=2.0, label="the panel's method"
         )
-        key += [ours, Line2D([], [], color=style.INK, linewidth=2.0, label=REFERENCE)][: 1 + known]
+        key += [ours, Line2D([], [], color=style.INK, linewidth=2.0, label=reference)][: 1 + known]
     if len({(row["seed"], row["chain"]) for row in results["rows"]}) > 1:
         key.append(Line2D([], [], color=style.GREY, linewidth=0.7, label="a run (thick: mean)"))
     if _adaptation_steps(results) is not None:
@@ -106,12 +106,12 @@ def _curve_key(results: Results, wide: bool) -> list[Line2D]:
 
 
 def _draw_curves(
-    ax: Axes, methods: Mapping[str, list[Curve]], title: str, adapted: int | None, *, legend: bool
+    ax: Axes, methods: Mapping[str, list[Curve]], title: str, adapted: int | None, reference: str, *, legend: bool
 ) -> None:
     colours, dashes = iter(style.COLOURS), iter(style.DASHES[1:])
     ends = []
     for method, curves in methods.items():
-        colour, dash = (style.INK, "-") if method == REFERENCE else (next(colours), next(dashes))
+        colour, dash = (style.INK, "-") if method == reference else (next(colours), next(dashes))
         for steps, dice in curves if len(curves) > 1 else ():
             ax.plot(steps, dice, color=colour, linewidth=0.7, alpha=0.4)
         steps, dice = mean_curve(curves)

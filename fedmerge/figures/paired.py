@@ -1,4 +1,4 @@
-"""Paired differences to T-IMM, case by case."""
+"""Paired differences to one method, case by case."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,20 +15,20 @@ from fedmerge.results import Results
 NOTES = {"mean": 1.09, "cases ahead": 1.24, "p": 1.36}  # columns right of the paired differences
 
 
-def draw(results: Results) -> Figure:
-    """Dice of each test case minus that of T-IMM: a dot a case, a box for the quartiles, a diamond a run."""
+def draw(results: Results, reference: str = REFERENCE) -> Figure:
+    """Dice of each test case minus that of the reference: a dot a case, a box for the quartiles, a diamond a run."""
     panels = []
     for part, methods in style.by_part(results).items():
-        reference = last_stage(methods.get(REFERENCE, []))
+        theirs = last_stage(methods.get(reference, []))
         others = [
             (method, found)
             for method, rows in methods.items()
-            if method != REFERENCE and (found := _differences(last_stage(rows), reference)) is not None
+            if method != reference and (found := _differences(last_stage(rows), theirs)) is not None
         ]
         if others:
             panels.append((part, others))
     if not panels:
-        return style.sentence(f"No method can be paired with {REFERENCE}: it has no finished row beside another's.")
+        return style.sentence(f"No method can be paired with {reference}: it has no finished row beside another's.")
     heights = [0.42 * len(others) + 0.9 for _, others in panels]
     figure = Figure(figsize=(8.2, sum(heights) + 0.3), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
@@ -38,7 +38,7 @@ def draw(results: Results) -> Figure:
             ax.set_title(f"{target}, {cases} training cases", fontsize=9, loc="left", color=style.INK)
     several_runs = any(len(by_run) > 1 for _, others in panels for _, (_, by_run, _) in others)
     axes[-1].set_xlabel(
-        f"Dice minus that of {REFERENCE}, same test case\n"
+        f"Dice minus that of {reference}, same test case\n"
         "dot: a test case, mean over runs; box: quartiles and median; whiskers: 5 to 95 %"
         + ("; diamond: a run" if several_runs else ""),
         fontsize=8,

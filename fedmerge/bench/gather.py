@@ -1,0 +1,110 @@
+"""Everything that a suite's runs say, in one record, and as JSON for other programs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmerge import results
+from fedmerge.bench import summary, verdicts
+from fedmerge.bench.runs import Run
+from fedmerge.bench.suite import Suite, named
+from fedmerge.bench.summary import Comparison, Line
+from fedmerge.bench.verdicts import Verdict
+from fedmerge.results import Results
+
+FORMAT = "fedmerge-bench/1"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A suite that has run.
+
+    Attributes:
+        results: the runs' results in one table; methods carry their arm's name.
+        comparisons: every method with the reference, and what the hypotheses compare; p after Holm over all of them.
+        traffic: (what, messages, bytes) over all runs.
+        failures: a sentence for each different error.
+    """
+
+    suite: Suite
+    results: Results
+    lines: tuple[Line, ...]
+    comparisons: tuple[Comparison, ...]
+    verdicts: tuple[Verdict, ...]
+    traffic: tuple[tuple[str, int, int], ...]
+    failures: tuple[str, ...]
+
+    @property
+    def parts(self) -> list[tuple[str, int]]:
+        """Target and target size of each table, in order."""
+        return list(dict.fromkeys((line.target, line.target_cases) for line in self.lines))
+
+
+def reference_of(suite: Suite, method: str) -> str:
+    """Whom a method is compared with: the reference in the method's own arm, unless the suite names an arm."""
+    _, at, arm = method.partition("@")
+    return suite.reference if not at or "@" in suite.reference else named(suite.reference, arm)
+
+
+def gather(suite: Suite, runs: Sequence[Run], sources: Mapping[str, Sequence[str]]) -> Bench:
+    """Read the runs' results and compute what the page shows.
+
+    Args:
+        suite: what ran.
+        runs: all of them, finished.
+        sources: arm -> its sources.
+
+    Raises:
+        DataError: results are missing or have another form.
+    """
+    whole = summary.merged([(run.arm, results.read(run.out)) for run in runs])
+    lines = summary.lines(whole, suite.reach)
+    pairs = [
+        (method, other)
+        for method in dict.fromkeys(line.method for line in lines)
+        if (other := reference_of(suite, method)) != method
+    ]
+    comparisons = summary.compare(whole, [*pairs, *verdicts.pairs(suite.hypotheses, sources)])
+    return Bench(
+        suite=suite,
+        results=whole,
+        lines=tuple(lines),
+        comparisons=tuple(comparisons),
+        verdicts=tuple(verdicts.judge(suite.hypotheses, sources, lines, comparisons)),
+        traffic=tuple(summary.traffic(whole)),
+        failures=tuple(
+            f"{line.method} with {line.target_cases} cases failed in {line.failed} of {line.runs} runs: {error}"
+            for line in lines
+            for error in line.errors
+        ),
+    )
+
+
+def to_json(bench: Bench) -> str:
+    """The text of `bench.json`."""
+    suite = bench.suite
+    table: dict[str, Any] = {
+        "format": FORMAT,
+        "suite": {
+            "name": suite.name, "title": suite.title, "stage": suite.stage, "methods": list(suite.methods),
+            "target_cases": list(suite.target_cases), "seeds": list(suite.seeds), "chains": list(suite.chains),
+            "reference": suite.reference, "reach": suite.reach, "text": suite.text,
+        },
+        "environment": bench.results["environment"],
+        "lines": [asdict(line) for line in bench.lines],
+        "comparisons": [asdict(one) for one in bench.comparisons],
+        "verdicts": [asdict(one) for one in bench.verdicts],
+        "traffic": [{"what": what, "messages": n, "bytes": size} for what, n, size in bench.traffic],
+        "failures": list(bench.failures),
+    }  # fmt: skip
+    return json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write(bench: Bench, out: Path) -> None:
+    """Write `bench.json`, and the runs' results in one `results.json`."""
+    for name, text in (("bench.json", to_json(bench)), ("results.json", results.to_json(bench.results))):
+        part = out / f"{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(out / name)

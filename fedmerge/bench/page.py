@@ -1,0 +1,238 @@
+"""The page of a suite: one HTML file that needs nothing from elsewhere, readable on a telephone and in the dark."""
+
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from fedmerge import figures
+from fedmerge.bench import pictures, summary
+from fedmerge.bench.gather import Bench, reference_of
+from fedmerge.bench.summary import Comparison, Line, Measure
+from fedmerge.results import Results
+
+STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+HEADING = [
+    "method", "final Dice", "start", "adapted", "area", "steps", "forgetting", "seconds", "runs",
+]  # fmt: skip
+COMPARED = ["method", "against", "difference", "by chain", "cases ahead", "p", "p (Holm)"]
+
+
+def write(bench: Bench, out: Path, slices: Figure | None = None) -> Path:
+    """Write `bench.html`, whole or not at all.
+
+    Args:
+        bench: what ran.
+        out: the folder.
+        slices: images with contours, where predictions were kept.
+    """
+    part = out / "bench.html.part"
+    part.write_text(html(bench, slices), encoding="utf-8")
+    return part.replace(out / "bench.html")
+
+
+def html(bench: Bench, slices: Figure | None = None) -> str:
+    """The page's text."""
+    suite = bench.suite
+    body = [
+        f"<header><h1>{escape(suite.title)}</h1>{_facts(bench)}</header>",
+        _verdicts(bench),
+        _list("What failed", bench.failures),
+        *(_part(bench, target, cases) for target, cases in bench.parts),
+        _figures(bench),
+        _section("Slices", _figure(slices, "slices")) if slices is not None else "",
+        _traffic(bench),
+        _section("How to read this", "".join(f"<p>{sentence}</p>" for sentence in legend(bench))),
+        _section("The suite as it ran", f"<pre>{escape(suite.text)}</pre>", folded=True),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(suite.title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in body if part)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def main_table(bench: Bench) -> tuple[list[str], list[list[str]]]:
+    """Heading and cells of all lines, for the terminal."""
+    return ["cases", *HEADING], [[str(line.target_cases), *_cells(line)] for line in bench.lines]
+
+
+def legend(bench: Bench) -> list[str]:
+    """What a reader has to know, in sentences (HTML)."""
+    suite = bench.suite
+    reach = ""
+    if suite.reach is not None:
+        reach = f"; <b>steps</b>: until it is {suite.reach:g}, median of the runs that get there"
+    tests = sum(one.p is not None for one in bench.comparisons)
+    return [
+        "<b>Final Dice</b> is that of the test cases after the last stage, on the original grid. It is averaged over "
+        "the seeds of each chain, then over the chains; the figure after ± is the standard deviation over the chains. "
+        "A chain is one training of all sources; seeds draw the target's cases and are not independent of each other.",
+        "<b>Start</b> is the test Dice before any training at the target, <b>adapted</b> the one right after "
+        f"adaptation. <b>Area</b> is the mean height of the curve of validation Dice over the target's steps{reach}. "
+        "<b>Forgetting</b> is the Dice that the sources' own tasks lose with the merged body. <b>Seconds</b> are the "
+        "target's, scoring included.",
+        "<b>By chain</b> counts the chains with a difference above zero. <b>p</b> is Wilcoxon's signed-rank test over "
+        f"the test cases, each averaged over the runs; <b>p (Holm)</b> is corrected over all {tests} comparisons of "
+        "this page, the hypotheses' included. It speaks of these trained models; the chains say whether others would "
+        "do alike.",
+        "Nothing is ranked and nothing is left out.",
+        *(
+            [
+                "This is development: its test cases have been looked at before, and choices were made after looking. "
+                "It is no evidence."
+            ]
+            if suite.stage == "development"
+            else []
+        ),
+    ]
+
+
+def _facts(bench: Bench) -> str:
+    suite, made = bench.suite, bench.results["environment"]
+    facts = [
+        f"suite {suite.name}",
+        _count(len(suite.chains), "chain"),
+        _count(len(suite.seeds), "seed"),
+        f"target cases {', '.join(map(str, suite.target_cases))}",
+        f"fedmerge {made['fedmerge']}, torch {made['torch']}, {made['device']}",
+    ]
+    return f'<p class="facts"><span class="stage {suite.stage}">{suite.stage}</span> {escape("; ".join(facts))}</p>'
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _verdicts(bench: Bench) -> str:
+    rows = []
+    for one in bench.verdicts:
+        findings = "".join(
+            f'<li><span class="{_word(found.verdict)}">{found.verdict}</span> {escape(found.what)}: '
+            f"{escape(_minus(found.numbers))}</li>"
+            for found in one.findings
+        )
+        rows.append(
+            f'<tr><td><span class="verdict {_word(one.verdict)}">{one.verdict}</span></td>'
+            f"<td>{escape(one.text)}<details><summary>{len(one.findings)} comparisons; the test: "
+            f"{escape(one.test)}</summary><ul>{findings}</ul></details></td></tr>"
+        )
+    if not rows:
+        return ""
+    return _section("Hypotheses", f'<table class="verdicts">{"".join(rows)}</table>')
+
+
+def _part(bench: Bench, target: str, cases: int) -> str:
+    lines = [line for line in bench.lines if (line.target, line.target_cases) == (target, cases)]
+    compared = []
+    for line in lines:
+        pair = summary.find(bench.comparisons, line.method, reference_of(bench.suite, line.method), cases)
+        if pair is not None:
+            compared.append(_compared(pair))
+    title = f"{escape(target)}, {cases} training cases"
+    tables = [_table(HEADING, map(_cells, lines)), _table(COMPARED, compared, left=2) if compared else ""]
+    return _section(title, "".join(tables))
+
+
+def _cells(line: Line) -> list[str]:
+    steps = "" if line.reached is None else f"{line.reached:g}"
+    if line.reached is not None and line.reaching < line.runs:
+        steps += f" ({line.reaching} of {line.runs})"
+    return [
+        line.method,
+        _spread(line.dice),
+        _spread(line.start),
+        _spread(line.adapted),
+        _spread(line.area),
+        steps or "–",
+        _spread(line.forgetting, "+.3f"),
+        "–" if line.seconds.mean is None else f"{line.seconds.mean:.1f}",
+        f"{line.runs - line.failed} of {line.runs}" if line.failed else str(line.runs),
+    ]
+
+
+def _compared(one: Comparison) -> list[str]:
+    chains = list(one.difference.chains.values())
+    return [
+        one.first,
+        one.second,
+        _spread(one.difference, "+.3f"),
+        f"{sum(value > 0 for value in chains)} of {len(chains)}",
+        f"{one.wins} of {one.cases}",
+        _p(one.p),
+        _p(one.p_holm),
+    ]
+
+
+def _figures(bench: Bench) -> str:
+    """The figures of each target size; those of ratios only where there are any."""
+    reference = bench.suite.reference
+    drawn: list[tuple[str, str, Callable[[Results], Figure]]] = [
+        ("Learning curves", "rows", lambda found: figures.learning_curves(found, reference)),
+        ("Differences, test case by test case", "rows", lambda found: figures.paired(found, reference)),
+        ("Mixing ratios by layer", "ratios", figures.ratios),
+    ]
+    parts = []
+    for i, (title, key, draw) in enumerate(drawn):
+        for j, cases in enumerate(dict.fromkeys(cases for _, cases in bench.parts)):
+            own: Results = {
+                **bench.results,
+                **{k: [row for row in bench.results[k] if row["target_cases"] == cases] for k in ("rows", "ratios")},
+            }
+            if own[key]:
+                heading = f"{title}, {cases} training cases"
+                parts.append(_section(heading, _figure(draw(own), f"f{i}n{j}"), folded=j > 0))
+    return "\n".join(parts)
+
+
+def _traffic(bench: Bench) -> str:
+    rows = [[what, f"{messages:,}", f"{size / 1e6:,.1f}"] for what, messages, size in bench.traffic]
+    return _section("Traffic, all runs together", _table(["what", "messages", "MB"], rows)) if rows else ""
+
+
+def _section(title: str, body: str, *, folded: bool = False) -> str:
+    if folded:
+        return f"<section><details><summary><h2>{title}</h2></summary>{body}</details></section>"
+    return f"<section><h2>{title}</h2>{body}</section>"
+
+
+def _list(title: str, sentences: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return _section(title, f"<ul>{items}</ul>") if items else ""
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        kinds = [' class="text"' if i < left else "" for i in range(len(cells))]
+        made = (f"<{tag}{kind}>{escape(_minus(cell))}</{tag}>" for kind, cell in zip(kinds, cells))
+        return f"<tr>{''.join(made)}</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    return f'<div class="wide"><table><thead>{row(heading, "th")}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _figure(figure: Figure, name: str) -> str:
+    return f'<div class="wide figure">{pictures.svg(figure, name)}</div>'
+
+
+def _spread(one: Measure, form: str = ".3f") -> str:
+    if one.mean is None:
+        return "–"
+    return f"{one.mean:{form}}" if one.sd is None else f"{one.mean:{form}} ± {one.sd:.3f}"
+
+
+def _p(p: float | None) -> str:
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _minus(text: str) -> str:
+    """A minus sign where a number is negative; names keep their hyphens."""
+    return text.replace("-", "\u2212", 1) if text[:1] == "-" and text[1:2].isdigit() else text
+
+
+def _word(verdict: str) -> str:
+    return verdict.replace(" ", "-")

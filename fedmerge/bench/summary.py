@@ -1,0 +1,248 @@
+"""What a suite's runs come to: a line a method and target size, and a line a comparison of two methods.
+
+A run's seeds are draws of the target's cases; its chain is one training of the sources. Means are taken over the seeds
+of each chain first and over the chains then, and the spread is that of the chains.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from fedmerge import evaluation
+from fedmerge.bench import statistics
+from fedmerge.bench.suite import named
+from fedmerge.comparison import GroupKey, Row, RunKey, case_means, grouped, last_stage
+from fedmerge.results import Results
+
+Part = tuple[str, int]  # target, target cases
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One quantity of one method.
+
+    Attributes:
+        mean: over chains of the mean over seeds; None where nothing was measured.
+        sd: standard deviation over chains; None for a single one.
+        chains: chain -> mean over its seeds.
+    """
+
+    mean: float | None
+    sd: float | None
+    chains: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method at one target size.
+
+    Attributes:
+        dice: test Dice after the last stage.
+        start: test Dice before any training at the target.
+        adapted: test Dice right after adaptation, where the method adapts.
+        area: mean height of the validation curve.
+        reached: median of the target's steps to the suite's validation Dice, over the runs that reach it.
+        reaching: how many runs reach it.
+        forgetting: what the sources' own tasks lose by the merged body, mean over tasks, in Dice.
+        seconds: at the target, scoring included.
+    """
+
+    target: str
+    target_cases: int
+    method: str
+    runs: int
+    failed: int
+    dice: Measure
+    start: Measure
+    adapted: Measure
+    area: Measure
+    reached: float | None
+    reaching: int
+    forgetting: Measure
+    seconds: Measure
+    errors: tuple[str, ...]
+
+    def stage(self, name: str) -> Measure:
+        """The test Dice of a stage of results.json."""
+        return {"start": self.start, "adapted": self.adapted}.get(name, self.dice)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods on the same test cases of the same runs: `first` minus `second`, after the last stage.
+
+    Attributes:
+        difference: over chains, of the mean over seeds.
+        cases: test cases, each averaged over the runs.
+        wins: cases on which the first is higher.
+        losses: cases on which the second is.
+        p: Wilcoxon's signed-rank test over the cases; None where there is none.
+        p_holm: the same after Holm's correction over all comparisons of the suite.
+    """
+
+    target: str
+    target_cases: int
+    first: str
+    second: str
+    difference: Measure
+    cases: int
+    wins: int
+    losses: int
+    p: float | None
+    p_holm: float | None = None
+
+    @property
+    def turned(self) -> "Comparison":
+        """The same comparison from the other side."""
+        chains = {chain: -value for chain, value in self.difference.chains.items()}
+        mean = None if self.difference.mean is None else -self.difference.mean
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            difference=Measure(mean, self.difference.sd, chains),
+            wins=self.losses,
+            losses=self.wins,
+        )
+
+
+def merged(parts: Sequence[tuple[str, Results]]) -> Results:
+    """One table of results out of those of all runs; methods carry their arm's name.
+
+    Args:
+        parts: (arm, results of one of its runs), at least one.
+    """
+    lists = ("rows", "ratios", "forgetting", "traffic", "left_out", "changes")
+    whole: Results = {**parts[0][1], **{key: [] for key in lists}}
+    for arm, results in parts:
+        for key in lists:
+            whole[key] += [_of_arm(entry, arm) for entry in results.get(key, [])]
+    return whole
+
+
+def _of_arm(entry: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    names = {key: named(entry[key], arm) for key in ("method", "weights") if key in entry}
+    return {**entry, **names, **({"arm": arm} if arm else {})}
+
+
+def measure(values: Mapping[RunKey, float | None]) -> Measure:
+    """(seed, chain) -> value, as mean and spread; None is left out."""
+    chains = statistics.by_chain({run: value for run, value in values.items() if value is not None})
+    if not chains:
+        return Measure(None, None, {})
+    mean, sd = evaluation.spread(chains.values())
+    return Measure(mean, None if math.isnan(sd) else sd, chains)
+
+
+def lines(results: Results, reach: float | None) -> list[Line]:
+    """A line for each method and target size, in the order in which they first appear.
+
+    Args:
+        results: merged results.
+        reach: the validation Dice to count steps to.
+    """
+    drops = _drops(results)
+    return [_line(key, rows, reach, drops) for key, rows in grouped(results["rows"]).items()]
+
+
+def _line(key: GroupKey, rows: Sequence[Row], reach: float | None, drops: Mapping[Any, Mapping[RunKey, float]]) -> Line:
+    last = last_stage(rows)
+    failed = [row for row in rows if row["status"] == "failed"]
+    steps = [statistics.reached(row["curve"], reach) for row in last.values()] if reach is not None else []
+    got = [step for step in steps if step is not None]
+
+    def at(stage: str) -> Measure:
+        return measure({_run(row): row["dice"] for row in rows if row["stage"] == stage and row["status"] == "ok"})
+
+    return Line(
+        target=key[0],
+        target_cases=key[1],
+        method=key[2],
+        runs=len({_run(row) for row in rows}),
+        failed=len({_run(row) for row in failed}),
+        dice=measure({run: row["dice"] for run, row in last.items()}),
+        start=at("start"),
+        adapted=at("adapted"),
+        area=measure({run: statistics.area(row["curve"]) for run, row in last.items()}),
+        reached=median(got) if got else None,
+        reaching=len(got),
+        forgetting=measure(drops.get((key[2], key[1]), {})),
+        seconds=measure({run: row["seconds"] for run, row in last.items()}),
+        errors=tuple(dict.fromkeys(row["error"] for row in failed)),
+    )
+
+
+def _drops(results: Results) -> dict[tuple[str, int], dict[RunKey, float]]:
+    """(method, target cases) -> run -> Dice that the sources' tasks lose, on average."""
+    own: dict[tuple[str, int, str], dict[str, float | None]] = {}  # arm, chain -> task -> Dice of its own body
+    others: dict[tuple[str, int, RunKey, str], dict[str, float | None]] = {}
+    for one in results["forgetting"]:
+        arm, task = one.get("arm", ""), one["task"]
+        if one["weights"] == named(task, arm):
+            own.setdefault((arm, one["chain"], ""), {})[task] = one["dice"]
+        else:
+            run = (one["seed"], one["chain"])
+            others.setdefault((one["weights"], one["target_cases"], run, arm), {})[task] = one["dice"]
+    found: dict[tuple[str, int], dict[RunKey, float]] = {}
+    for (weights, cases, run, arm), after in others.items():
+        drop = evaluation.case_mean(evaluation.forgetting(own.get((arm, run[1], ""), {}), after))
+        if drop is not None:
+            found.setdefault((weights, cases), {})[run] = drop
+    return found
+
+
+def compare(results: Results, pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
+    """The pairs at every target size at which both have runs, with Holm's correction over all of them.
+
+    Args:
+        results: merged results.
+        pairs: (first, second); a pair that is there turned round is the same comparison.
+    """
+    last = {key: last_stage(rows) for key, rows in grouped(results["rows"]).items()}
+    distinct: dict[frozenset[str], tuple[str, str]] = {}
+    for pair in pairs:
+        distinct.setdefault(frozenset(pair), pair)
+    found = []
+    for target, cases in dict.fromkeys((key[0], key[1]) for key in last):
+        for first, second in distinct.values():
+            ours, theirs = (last.get((target, cases, name), {}) for name in (first, second))
+            one = _compare((target, cases), (first, second), ours, theirs)
+            found += [one] if one else []
+    adjusted = statistics.holm([one.p for one in found])
+    return [replace(one, p_holm=p) for one, p in zip(found, adjusted)]
+
+
+def _compare(
+    part: Part, pair: tuple[str, str], ours: Mapping[RunKey, Row], theirs: Mapping[RunKey, Row]
+) -> Comparison | None:
+    """Over the runs that both have: the difference by chain, and the test over cases."""
+    both = [run for run in ours if run in theirs and None not in (ours[run]["dice"], theirs[run]["dice"])]
+    a, b = case_means(ours[run] for run in both), case_means(theirs[run] for run in both)
+    test = evaluation.paired(a, b)
+    if not test.n:
+        return None
+    difference = measure({run: ours[run]["dice"] - theirs[run]["dice"] for run in both})
+    return Comparison(*part, *pair, difference, test.n, test.wins, evaluation.paired(b, a).wins, test.p)
+
+
+def find(comparisons: Iterable[Comparison], first: str, second: str, cases: int) -> Comparison | None:
+    """The comparison of two methods at a target size, seen from the first."""
+    for one in comparisons:
+        if one.target_cases == cases and {one.first, one.second} == {first, second}:
+            return one if one.first == first else one.turned
+    return None
+
+
+def traffic(results: Results) -> list[tuple[str, int, int]]:
+    """(what, messages, bytes) over all runs, largest first."""
+    totals: dict[str, tuple[int, int]] = {}
+    for line in results["traffic"]:
+        messages, size = totals.get(line["what"], (0, 0))
+        totals[line["what"]] = (messages + line.get("messages", 1), size + line["bytes"])
+    return sorted(((what, *both) for what, both in totals.items()), key=lambda one: -one[2])
+
+
+def _run(row: Row) -> RunKey:
+    return row["seed"], row["chain"]
