@@ -12,9 +12,13 @@ from typing import Any
 from fedmerge.errors import ConfigError
 
 
-def built_in() -> Path:
-    """The campaign that runs when none is given: two synthetic sources and a target."""
-    return Path(str(files("fedmerge") / "default.toml"))
+def built_in(name: str = "default") -> Path:
+    """A campaign that comes with the package.
+
+    `default` runs when none is given: two synthetic sources and a target. `anatomy` is a pattern, whose hospitals
+    are made from label maps first.
+    """
+    return Path(str(files("fedmerge") / f"{name}.toml"))
 
 
 def folder(out: str) -> Path:

@@ -123,7 +123,7 @@ def draw(dice: np.random.Generator, *, lesions: float) -> Patient:
     centre = np.array([side * dice.uniform(20, 40), dice.uniform(-42, 42), dice.uniform(5, 34)], np.float32)
     lesion = (centre, float(dice.uniform(13, 24)), dice.standard_normal((7, 7, 7), dtype=np.float32))
     return Patient(
-        turn=(_rotation(angles) / stretch[:, None]).astype(np.float32),
+        turn=(rotation(angles) / stretch[:, None]).astype(np.float32),
         shift=dice.normal(0, (5, 6, 5)).astype(np.float32),
         bend=dice.normal(0, 3.5, (3, 6, 6, 6)).astype(np.float32),
         folds=dice.standard_normal((14, 17, 14), dtype=np.float32),
@@ -258,7 +258,7 @@ def _ellipsoid(
     return np.asarray(near * (near - 1) / np.maximum(slope, np.float32(1e-6)))
 
 
-def _rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Turns about x, then y, then z, in radians."""
     turn = np.eye(3)
     for axis, angle in enumerate(angles):

@@ -130,11 +130,21 @@ def scan(
     affine, shape = _field_of_view(profile)
     where = anatomy.place(patient, affine, shape)
     image, labels = anatomy.paint(patient, where, float(np.prod(profile.spacing_mm)) ** (1 / 3))
-    field = scanner.smooth(dice.standard_normal((4, 4, 4), dtype=np.float32), shape)
+    return receive(image, profile, dice), labels, affine
+
+
+def receive(
+    image: npt.NDArray[np.float32], profile: Profile, dice: np.random.Generator, *, knots: int = 4
+) -> npt.NDArray[np.int16]:
+    """What a scanner makes of relative intensities (X, Y, Z): gamma, bias field, Rician noise, scale.
+
+    `knots` is the number of random values of the bias field along each axis.
+    """
+    field = scanner.smooth(dice.standard_normal((knots,) * 3, dtype=np.float32), image.shape)
     image = np.clip(image, 0, None) ** np.float32(profile.gamma) * np.exp(np.float32(profile.bias) * field)
-    real, imaginary = dice.normal(0, profile.noise, (2, *shape)).astype(np.float32)
+    real, imaginary = dice.normal(0, profile.noise, (2, *image.shape)).astype(np.float32)
     seen = np.hypot(image + real, imaginary) * np.float32(profile.scale)
-    return np.clip(np.rint(seen), 0, 32767).astype(np.int16), labels, affine
+    return np.asarray(np.clip(np.rint(seen), 0, 32767), np.int16)
 
 
 def _field_of_view(profile: Profile) -> tuple[npt.NDArray[np.float64], tuple[int, int, int]]:
