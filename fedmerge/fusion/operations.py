@@ -96,6 +96,8 @@ def _cat(t: Trace, out: Tensor, tensors: Sequence[Tensor], dim: int = 0, axis: i
 def _pointwise(t: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Spans:
     """Entry by entry, with broadcasting: whatever has channels is permuted alike, a single channel serves all."""
     found: Spans = []
+    if not any(t.given(x) for x in tensors((args, kwargs))):
+        raise Refusal("it computes with parameters alone")
     for x in tensors((args, kwargs)):
         axis = 1 - (out.ndim - x.ndim)  # the axis of x that lies along axis 1 of the result
         if t.given(x) and axis != 1:
