@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fedmerge import cli
+from fedmerge.cli.phantom import placed
 from fedmerge.errors import ConfigError, DataError
 from sites import cohort, freesurfer, making
 from sites.folders import patient
@@ -201,6 +202,19 @@ def test_the_command_writes_hospitals_and_a_campaign_that_check_accepts(tmp_path
     assert "--crop goes with --from-labels" in capsys.readouterr().err
     assert command("phantom", heads, "--from-labels", heads) == 2
     assert "is neither empty nor one of hospitals from label maps" in capsys.readouterr().err
+
+
+def test_whole_heads_are_seen_at_twice_their_voxel_size(harbour):
+    """A site of whole heads resamples; one of crops keeps its voxels; both train on what no part holds back."""
+    brains = {f"b{k}": Path(f"b{k}.nii") for k in range(3)}
+    site = {"name": "harbour", "role": "target", "data": {"folder": "harbour", "train": 4}}
+    for crop, spacing in ((0, [4.0, 4.0, 4.0]), (48, None)):
+        hospital = replace(harbour, brains=brains, cases=12, crop=crop)
+        data = placed(site, hospital)["data"]
+        assert data.get("spacing_mm") == spacing
+        assert len(data["validate"]) == len(data["test"]) == 4
+    with pytest.raises(ConfigError, match="of 9 at harbour, 3 are left to train 4"):
+        placed(site, replace(hospital, cases=9))
 
 
 @pytest.mark.skipif(not ANATOMY.is_dir(), reason="needs real label maps in ../shared/anatomy")
