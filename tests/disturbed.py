@@ -23,7 +23,7 @@ from sites.app import app as client_app
 PATIENCE_S = 600.0  # of the tests, on a machine that has other things to do
 METHOD = "t-imm"
 STEPS, EVERY = 300, 100  # of a source's training, and from checkpoint to checkpoint
-PART_BYTES = 8_000  # so that a contribution of the tiny net, 21 kB, travels in three parts
+PART_BYTES = 12_000  # so that a contribution of the tiny net, 21 kB, travels in two parts
 SAID = re.compile(r"(\w+): ([\w ()-]+) (\d+)/(\d+)$", re.MULTILINE)
 BROKEN = """
 import os
@@ -75,10 +75,16 @@ def simulated(root, changed=lambda text: text):
 
 
 class Link:
-    """A TCP relay in front of the door: it can be slow, or down, as a broken cable or as a firewall that resets."""
+    """A TCP relay in front of the door.
+
+    Attributes:
+        rate: bytes a second up to the door; 0: as many as come.
+        down: whether nothing passes, as with a broken cable.
+        resets: whether a link that is down ends connections, as a firewall does.
+    """
 
     def __init__(self, port):
-        self.there, self.down, self.rate, self.passed = port, False, 0, 0
+        self.there, self.down, self.resets, self.rate = port, False, False, 0
         self._pairs, self._listener = [], socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -87,6 +93,8 @@ class Link:
         while True:
             try:
                 near, _ = self._listener.accept()
+                if self.down and self.resets:
+                    raise ConnectionResetError
                 self._wait()
                 far = socket.create_connection(("127.0.0.1", self.there), timeout=5)
                 far.settimeout(None)
@@ -111,7 +119,6 @@ class Link:
                     time.sleep(len(data) / self.rate)
                     self._wait()
                 other.sendall(data)
-                self.passed += len(data)
         for end in (one, other):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -211,6 +218,15 @@ class Disturbed(Deployment):
         )
         return done.stdout + done.stderr
 
+    def status(self):
+        """What the server's coordinator is told."""
+        return self.command("server", "status", "--server", self.server.folder)
+
+    def log(self, name="small"):
+        """What the server's app has logged of a run."""
+        path = self.out(name) / "log.txt"
+        return path.read_text() if path.exists() else ""
+
     def around(self, name):
         """The environment of a party's programs: small parts, and a clock of its own."""
         return {
@@ -232,9 +248,13 @@ class Disturbed(Deployment):
         else:
             pids = [until(lambda: self.state(name)[program]["pid"], PATIENCE_S, self)]
         for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+            self.send(pid, number)
         return pids
+
+    def send(self, pid, number):
+        """Send a signal to a process, if it is still there."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
     def kill_machine(self, name):
         """Everything of one side at once, as when a machine loses its power; a supervisor has no last word."""

@@ -1,7 +1,7 @@
-"""What a deployed campaign survives: each fault in each phase, and the numbers are those of an undisturbed one.
+"""What a deployed campaign survives: each program killed in each phase, and the numbers of an undisturbed campaign.
 
-    make slow                                              with all other slow tests
-    .venv/bin/python -m pytest -m slow tests/test_faults.py       these, with the table of what was lost
+    make slow                                                       with all other slow tests
+    .venv/bin/python -m pytest -m slow tests/test_faults*.py        all faults, with the table of what was lost
 
 Every test is a consortium of its own on loopback: a server and three tiny hospitals, all programs of which are real.
 """
@@ -10,43 +10,25 @@ import time
 
 import pytest
 from deployed import until
-from disturbed import EVERY, PATIENCE_S, Disturbed, simulated
+from disturbed import EVERY, PATIENCE_S
 
 PHASES = ("training", "transfer", "adaptation", "fine-tuning")
 WORDS = {"training": ("north", "training"), "adaptation": ("harbour", "adapting"), "fine-tuning": ("harbour", "fine")}
-VICTIMS = {"SuperLink": ("server", "superlink")}
+VICTIMS = {
+    "SuperLink": [("server", "superlink")],
+    "the server's superexec": [("server", "superexec")],
+    "ServerApp": [("server", "app")],
+    "the server's machine": [("server", None)],
+    "SuperNode": [("site", "supernode")],
+    "the site's superexec": [("site", "superexec")],
+    "ClientApp": [("site", "app")],
+    "agent": [("site", "agent")],
+    "the site's machine": [("site", None)],
+    "door, runner, and the site's roster": [("server", "door"), ("server", "runner"), ("site", "roster")],
+}
+"""Killed at once: program by side, where `site` is the one at work. `app`: what the superexec started; None: all."""
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """Rows and ratios of the campaign in a simulation."""
-    return simulated(tmp_path_factory.mktemp("simulated"))
-
-
-@pytest.fixture(scope="module")
-def table(request, tmp_path_factory):
-    """Takes (what was broken, in which phase, what was lost, seconds until it went on); shown at the end."""
-    lines = []
-    yield lambda *line: lines.append(line)
-    head = ("broken", "phase", "lost", "seconds until it went on")
-    text = "\n".join(f"| {' | '.join(map(str, line))} |" for line in (head, ("---",) * 4, *lines))
-    path = tmp_path_factory.getbasetemp() / "faults.md"
-    path.write_text(text + "\n")
-    terminal = request.config.pluginmanager.getplugin("terminalreporter")
-    terminal.write_line(f"\n\n{text}\n\nalso in {path}")
-
-
-@pytest.fixture
-def consortium(tmp_path):
-    """Everything is up, and nothing is left when the test is over."""
-    made = Disturbed(tmp_path)
-    try:
-        made.up()
-        yield made
-    finally:
-        made.stop()
 
 
 def reached(consortium, phase):
@@ -79,20 +61,20 @@ def heard(consortium, site):
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_killed_in_each_phase(consortium, undisturbed, table, victim):
     """Killed by signal 9 in the middle of each phase: no step beyond the last checkpoint is lost, no number changes."""
-    side, program = VICTIMS[victim]
     consortium.submit()
     seen = {}
     for phase in PHASES:
         site, what = WORDS.get(phase, ("north", "Fisher"))
-        home = "server" if side == "server" else site
         until(lambda phase=phase: reached(consortium, phase), PATIENCE_S, consortium)
         before, came = len(consortium.steps(site, what)), consortium.arrived()
         went_on, began = heard(consortium, site), time.monotonic()
-        if program:
-            consortium.hit(home, program)
-        else:
-            consortium.kill_machine(home)
-            consortium.start(home)
+        for side, program in VICTIMS[victim]:
+            home = "server" if side == "server" else site
+            if program:
+                consortium.hit(home, program)
+            else:
+                consortium.kill_machine(home)
+                consortium.start(home)
         until(went_on, PATIENCE_S, consortium)
         seen[phase] = (site, what, before, round(time.monotonic() - began))
         if phase == "transfer":

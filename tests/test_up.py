@@ -1,11 +1,9 @@
 """What `server up` and `site up` start, with the real Flower: it comes up, comes back, and leaves nothing behind."""
 
-import json
 import os
 import pwd
 import re
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -17,21 +15,16 @@ import httpx
 import pytest
 from deployed import FEDMERGE, Deployment, until
 from made_consortium import signed
-from small import campaign
 
 from fedmerge import cli, sessions, surroundings, units
 from fedmerge.errors import ConfigError
 from fedmerge.trust import keys
-from server import consortium, inprocess
+from server import consortium
 from server import up as server_up
-from server.app import app as server_app
 from sites import bundle, walls
 from sites import home as homes
 from sites import up as site_up
-from sites.app import app as client_app
 from sites.home import Users
-
-LONG_S = 300.0  # for what takes a minute on a machine that has nothing else to do
 
 
 @pytest.fixture
@@ -221,128 +214,3 @@ def test_units_wall_the_agent_off_the_network_and_the_bundle_off_the_data(deploy
 def test_words_of_a_unit_are_as_systemd_reads_them():
     """Spaces, quotes, percent and dollar signs."""
     assert units.command(("/bin/x", "a b", 'k="v"', "50%", "$HOME")) == '/bin/x "a b" "k=\\"v\\"" 50%% $$HOME'
-
-
-def rows(out):
-    """The rows of a run's results, without what no two runs share: seconds, and a real site's pseudonyms of cases."""
-    found = json.loads((out / "results.json").read_text())["rows"]
-    return [{**row, "seconds": 0, "cases": [case["dice"] for case in row["cases"]]} for row in found]
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory):
-    """The rows of the campaign in a simulation, with the length of training that the slow tests need."""
-    root = tmp_path_factory.mktemp("simulated")
-    deployment = Deployment(root)
-    path = campaign(deployment.data)
-    path.write_text(longer(path.read_text()))
-    config = {"campaign": str(path), "out": str(root / "out"), "methods": "none,t-imm", "workers": 1}
-    inprocess.run(server_app, client_app, config, 3, 1)
-    return rows(root / "out")
-
-
-def longer(text):
-    """The campaign with so many steps that there is time to break something."""
-    return text.replace("steps = 6", "steps = 600")
-
-
-@pytest.fixture
-def busy(deployment):
-    """Everything is up, and the first site trains."""
-    deployment.join_all()
-    deployment.plan.write_text(longer(deployment.plan.read_text()))
-    deployment.start_all()
-    until(lambda: all(map(deployment.ready, ("server", *deployment.sites))), LONG_S, deployment)
-    assert (
-        command("run", deployment.plan, "--server", deployment.server.folder, "--methods", "none,t-imm", "--detach")
-        == 0
-    )
-    until(lambda: at_work(deployment, "north"), LONG_S, deployment)
-    return deployment
-
-
-def at_work(deployment, site):
-    """Whether a site trains at this moment."""
-    told = runs_progress(deployment).get(site, {})
-    return told.get("what") == "train.contribute"
-
-
-def runs_progress(deployment):
-    """What the server's app says of the sites."""
-    path = deployment.server.runs / "small/out/server/progress.json"
-    return json.loads(path.read_text())["sites"] if path.exists() else {}
-
-
-def finished(deployment):
-    """The rows of the run, once it is over."""
-    run = until(lambda: (run := deployment.run("small")).over and run, 3 * LONG_S, deployment)
-    assert (run.state, run.words) == ("done", ""), deployment.told()
-    return rows(deployment.server.runs / "small/out")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "program"),
-    [
-        ("server", None),
-        *(("server", program) for program in ("superlink", "superexec", "door", "runner")),
-        *(("north", program) for program in ("agent", "supernode", "superexec", "roster")),
-    ],
-)
-def test_a_campaign_outlives_its_programs(busy, simulated, name, program):
-    """Killed in the middle of a training; the numbers are those of a simulation, to the last digit."""
-    if program:
-        busy.kill(name, program)
-    assert finished(busy) == simulated
-
-
-@pytest.mark.slow
-def test_a_campaign_outlives_the_servers_app(busy, simulated):
-    """It is given to Flower again within seconds, and trains nothing twice."""
-    os.kill(int((busy.server.runs / "small/out/server/lock").read_text()), signal.SIGKILL)
-    until(lambda: busy.run("small").attempts == 2, LONG_S, busy)
-    assert finished(busy) == simulated
-
-
-@pytest.mark.slow
-def test_a_campaign_outlives_a_bundle_in_the_middle_of_a_message(busy, simulated):
-    """The process that Flower starts for each message is killed; the message is sent again, the work is not redone."""
-    superexec = busy.state("north")["superexec"]["pid"]
-    (victim,) = until(lambda: [pid for pid in sessions.members(superexec) if pid != superexec], LONG_S, busy)
-    os.kill(victim, signal.SIGKILL)
-    assert finished(busy) == simulated
-
-
-@pytest.mark.slow
-def test_two_campaigns_go_on_at_once(busy, simulated):
-    """The same plan under two names; each comes to the numbers of a simulation."""
-    words = ("--name", "second", "--methods", "none,t-imm", "--detach")
-    assert command("run", busy.plan, "--server", busy.server.folder, *words) == 0
-    assert finished(busy) == simulated
-    second = until(lambda: (run := busy.run("second")).over and run, 3 * LONG_S, busy)
-    assert (second.state, second.words) == ("done", ""), busy.told()
-    assert rows(busy.server.runs / "second/out") == simulated
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["server", "north"])
-def test_a_campaign_outlives_a_machine(busy, simulated, name):
-    """All processes of a side are killed at once, and it is started again."""
-    family = busy.pids(name)
-    busy.running[name].kill()
-    busy.running[name].wait()
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), 10, busy)
-    busy.start(name)
-    assert finished(busy) == simulated
-
-
-@pytest.mark.slow
-def test_a_run_is_stopped_and_goes_on(busy, simulated, capsys):
-    """The same name goes on to the same numbers."""
-    assert command("stop", "--server", busy.server.folder) == 0
-    until(lambda: busy.run("small").state == "stopped", LONG_S, busy)
-    assert command("results", "small", "--server", busy.server.folder) == 2
-    assert "has no results yet" in capsys.readouterr().err
-    assert command("run", "--name", "small", "--server", busy.server.folder) == 0
-    assert "none" in capsys.readouterr().out
-    assert finished(busy) == simulated
