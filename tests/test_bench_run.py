@@ -203,7 +203,9 @@ def test_the_page_tells_what_the_numbers_are(ran):
     for title in ("Learning curves", "Differences, test case by test case", "Mixing ratios by layer"):
         for n in (2, 4):
             assert f"{title}, {n} training cases" in words
-    assert text.count("<svg") >= 6
+    assert text.count("<svg") >= 7
+    assert text.count("data:image/png") >= 9  # three cases: the annotation and two methods
+    assert "annotated" in words
     assert "var(--ink)" in text
     assert not re.search(r"(fill|stroke): #(222222|767676|d9d9d9|0072b2)", text)
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from small import hospitals
 
 from fedmerge import cli, nets, results, tasks, transport
+from fedmerge.bench import suite
 from fedmerge.errors import ConfigError
 from server import plan
 from sites import config, phantom, records
@@ -94,7 +95,7 @@ def keys(page, heading):
 
 def only_campaign():
     """The campaign file of the README."""
-    (found,) = [block.text for block in blocks("toml") if "campaign" in tomllib.loads(block.text)]
+    (found,) = [b.text for b in blocks("toml") if isinstance(tomllib.loads(b.text).get("campaign"), dict)]
     return found
 
 
@@ -117,6 +118,8 @@ def workshop(tmp_path_factory):
         text = re.sub(rf"^{key} = \d+", f"{key} = {value}", text, flags=re.MULTILINE)
     (folder / "campaign.toml").write_text(text)
     shutil.copy(folder / "data/harbour/imagesTr/harbour_000.nii.gz", folder / "scan.nii.gz")
+    (mine,) = [block.text for block in blocks("toml") if "target_cases" in tomllib.loads(block.text)]
+    (folder / "mine.toml").write_text(mine)
     for name, seed in (("a", 0), ("b", 1), ("fisher-a", 2), ("fisher-b", 3)):
         g = torch.Generator().manual_seed(seed)
         save_file({"conv.weight": torch.rand(2, 1, 3, 3, generator=g)}, folder / f"{name}.safetensors")
@@ -134,7 +137,7 @@ def ran(workshop):
     codes = {}
     with contextlib.chdir(workshop):
         for words in commands():
-            if words[0] != "fedmerge" or builds_in(words) or words[1] in NETWORKED:
+            if words[0] != "fedmerge" or builds_in(words) or words[1] in NETWORKED or of_the_package(words):
                 continue
             arguments = [name for word in words[1:] for name in (matching(word) if "*" in word else [word])]
             with pytest.raises(SystemExit) as ended:
@@ -146,6 +149,11 @@ def ran(workshop):
 def builds_in(words):
     """Whether a command runs the built-in campaign, which takes minutes."""
     return words[:3] == ["fedmerge", "simulate", "--out"]
+
+
+def of_the_package(words):
+    """Whether a command runs a suite of the package, which takes minutes."""
+    return words[:2] == ["fedmerge", "bench"] and words[2] in suite.names()
 
 
 def test_the_commands_of_fedmerge_run_as_they_stand(workshop, ran):
@@ -182,10 +190,13 @@ def test_the_python_of_the_pages_runs(block, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
 def test_the_toml_of_the_pages_is_read_by_its_readers(block, tmp_path):
-    """A campaign by the server's plan and by each site, a hospital's own file by the site."""
+    """A campaign by the server's plan and by each site, a hospital's own file by the site, a suite as a suite."""
     table = tomllib.loads(block.text)
     path = tmp_path / "file.toml"
     path.write_text(block.text)
+    if "target_cases" in table:
+        assert suite.read(str(path)).title == table["title"]
+        return
     if "campaign" not in table:
         assert config.from_file(path).name == table["site"]["name"]
         return

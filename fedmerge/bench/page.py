@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from fedmerge import figures
 from fedmerge.bench import pictures, summary
 from fedmerge.bench.gather import Bench, reference_of
+from fedmerge.bench.suite import Suite
 from fedmerge.bench.summary import Comparison, Line, Measure
 from fedmerge.results import Results
 
@@ -41,7 +42,7 @@ def html(bench: Bench, slices: Figure | None = None) -> str:
         _list("What failed", bench.failures),
         *(_part(bench, target, cases) for target, cases in bench.parts),
         _figures(bench),
-        _section("Slices", _figure(slices, "slices")) if slices is not None else "",
+        _section("Slices", _figure(slices, "slices") + f"<p>{_about_slices(suite)}</p>") if slices is not None else "",
         _traffic(bench),
         _section("How to read this", "".join(f"<p>{sentence}</p>" for sentence in legend(bench))),
         _section("The suite as it ran", f"<pre>{escape(suite.text)}</pre>", folded=True),
@@ -106,6 +107,17 @@ def _facts(bench: Bench) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _about_slices(suite: Suite) -> str:
+    """Which cases and methods the slices are of."""
+    return (
+        f"Three test cases of one run (chain {suite.chains[0]}, seed {suite.seeds[0]}, {suite.target_cases[0]} "
+        f"training cases): those at the tenth, half and ninth tenth of the Dice of {escape(suite.reference)}, not "
+        "picked by eye. "
+        "Each is cut where most of its labels are seen; the figure is the Dice of the whole case. At most six methods "
+        "have a column, in the order of the suite."
+    )
 
 
 def _verdicts(bench: Bench) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedmerge.cli import chains, progress, screen, simulate
+from fedmerge.cli import chains, progress, screen, simulate, slices
 from fedmerge.errors import CampaignStopped, ConfigError, FedmergeError
 
 if TYPE_CHECKING:
@@ -138,11 +138,13 @@ def _look(path: Path, methods: Sequence[str], sizes: Sequence[int], out: Path) -
 
 def closing(suite: "Suite", out: Path, runs: Sequence["Run"], sources: Mapping[str, Sequence[str]]) -> None:
     """Gather the results, write JSON and page, print the table."""
+    from fedmerge import results
     from fedmerge.bench import gather, page
 
     found = gather.gather(suite, runs, sources)
     gather.write(found, out)
-    page.write(found, out)
+    shown = slices.figure(results.read(runs[0].out), runs[0], suite.reference.partition("@")[0])
+    page.write(found, out, shown)
     heading, rows = page.main_table(found)
     screen.table(heading, rows, left=2)
     for verdict in found.verdicts:
