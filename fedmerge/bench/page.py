@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from fedmerge import figures
 from fedmerge.bench import pictures, summary
 from fedmerge.bench.gather import Bench, reference_of
-from fedmerge.bench.suite import Suite
+from fedmerge.bench.legend import about_slices, legend
 from fedmerge.bench.summary import Comparison, Line, Measure
 from fedmerge.results import Results
 
@@ -42,7 +43,7 @@ def html(bench: Bench, slices: Figure | None = None) -> str:
         _list("What failed", bench.failures),
         *(_part(bench, target, cases) for target, cases in bench.parts),
         _figures(bench),
-        _section("Slices", _figure(slices, "slices") + f"<p>{_about_slices(suite)}</p>") if slices is not None else "",
+        _section("Slices", _figure(slices, "slices") + f"<p>{about_slices(suite)}</p>") if slices is not None else "",
         _traffic(bench),
         _section("How to read this", "".join(f"<p>{sentence}</p>" for sentence in legend(bench))),
         _section("The suite as it ran", f"<pre>{escape(suite.text)}</pre>", folded=True),
@@ -62,37 +63,6 @@ def main_table(bench: Bench) -> tuple[list[str], list[list[str]]]:
     return ["cases", *HEADING], [[str(line.target_cases), *_cells(line)] for line in bench.lines]
 
 
-def legend(bench: Bench) -> list[str]:
-    """What a reader has to know, in sentences (HTML)."""
-    suite = bench.suite
-    reach = ""
-    if suite.reach is not None:
-        reach = f"; <b>steps</b>: until it is {suite.reach:g}, median of the runs that get there"
-    tests = sum(one.p is not None for one in bench.comparisons)
-    return [
-        "<b>Final Dice</b> is that of the test cases after the last stage, on the original grid. It is averaged over "
-        "the seeds of each chain, then over the chains; the figure after ± is the standard deviation over the chains. "
-        "A chain is one training of all sources; seeds draw the target's cases and are not independent of each other.",
-        "<b>Start</b> is the test Dice before any training at the target, <b>adapted</b> the one right after "
-        f"adaptation. <b>Area</b> is the mean height of the curve of validation Dice over the target's steps{reach}. "
-        "<b>Forgetting</b> is the Dice that the sources' own tasks lose with the merged body. <b>Seconds</b> are the "
-        "target's, scoring included.",
-        "<b>By chain</b> counts the chains with a difference above zero. <b>p</b> is Wilcoxon's signed-rank test over "
-        f"the test cases, each averaged over the runs; <b>p (Holm)</b> is corrected over all {tests} comparisons of "
-        "this page, the hypotheses' included. It speaks of these trained models; the chains say whether others would "
-        "do alike.",
-        "Nothing is ranked and nothing is left out.",
-        *(
-            [
-                "This is development: its test cases have been looked at before, and choices were made after looking. "
-                "It is no evidence."
-            ]
-            if suite.stage == "development"
-            else []
-        ),
-    ]
-
-
 def _facts(bench: Bench) -> str:
     suite, made = bench.suite, bench.results["environment"]
     facts = [
@@ -107,17 +77,6 @@ def _facts(bench: Bench) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _about_slices(suite: Suite) -> str:
-    """Which cases and methods the slices are of."""
-    return (
-        f"Three test cases of one run (chain {suite.chains[0]}, seed {suite.seeds[0]}, {suite.target_cases[0]} "
-        f"training cases): those at the tenth, half and ninth tenth of the Dice of {escape(suite.reference)}, not "
-        "picked by eye. "
-        "Each is cut where most of its labels are seen; the figure is the Dice of the whole case. At most six methods "
-        "have a column, in the order of the suite."
-    )
 
 
 def _verdicts(bench: Bench) -> str:
@@ -181,24 +140,37 @@ def _compared(one: Comparison) -> list[str]:
 
 
 def _figures(bench: Bench) -> str:
-    """The figures of each target size; those of ratios only where there are any."""
-    reference = bench.suite.reference
-    drawn: list[tuple[str, str, Callable[[Results], Figure]]] = [
-        ("Learning curves", "rows", lambda found: figures.learning_curves(found, reference)),
-        ("Differences, test case by test case", "rows", lambda found: figures.paired(found, reference)),
-        ("Mixing ratios by layer", "ratios", figures.ratios),
+    """The figures of each target size and arm; those of ratios only where there are any. The first ones are open."""
+    drawn: list[tuple[str, str, Callable[[Results, str], Figure]]] = [
+        ("Learning curves", "rows", figures.learning_curves),
+        ("Differences, test case by test case", "rows", figures.paired),
+        ("Mixing ratios by layer", "ratios", lambda found, _: figures.ratios(found)),
+    ]
+    places = [
+        (cases, arm.name) for cases in dict.fromkeys(cases for _, cases in bench.parts) for arm in bench.suite.arms
     ]
     parts = []
     for i, (title, key, draw) in enumerate(drawn):
-        for j, cases in enumerate(dict.fromkeys(cases for _, cases in bench.parts)):
-            own: Results = {
-                **bench.results,
-                **{k: [row for row in bench.results[k] if row["target_cases"] == cases] for k in ("rows", "ratios")},
-            }
+        for j, (cases, arm) in enumerate(places):
+            own = _own(bench.results, cases, arm)
             if own[key]:
-                heading = f"{title}, {cases} training cases"
-                parts.append(_section(heading, _figure(draw(own), f"f{i}n{j}"), folded=j > 0))
+                heading = f"{title}, {cases} training cases{', ' + escape(arm) if arm else ''}"
+                figure = draw(own, bench.suite.reference.partition("@")[0])
+                parts.append(_section(heading, _figure(figure, f"f{i}n{j}"), folded=j > 0))
     return "\n".join(parts)
+
+
+def _own(results: Results, cases: int, arm: str) -> Results:
+    """The rows and ratios of one target size and arm, with the methods' names as in that arm."""
+
+    def chosen(key: str) -> list[dict[str, Any]]:
+        return [
+            {**row, "method": row["method"].partition("@")[0]}
+            for row in results[key]
+            if row["target_cases"] == cases and row.get("arm", "") == arm
+        ]
+
+    return {**results, "rows": chosen("rows"), "ratios": chosen("ratios")}
 
 
 def _traffic(bench: Bench) -> str:
