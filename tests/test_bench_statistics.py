@@ -150,6 +150,21 @@ def test_a_line_by_hand():
     assert line.forgetting.chains == pytest.approx({0: 0.1, 1: 0.3})
 
 
+def test_arms_keep_apart_what_has_one_name():
+    """Methods carry their arm; forgetting is measured against the same arm's own bodies."""
+    parts = []
+    for arm, own in (("bad", 0.5), ("good", 0.9)):
+        found = made({"t-imm": 0.0}, seeds=1, chains=1)
+        found["forgetting"] = [
+            {"weights": who, "task": "north", "seed": 0, "chain": 0, "target_cases": 4, "dice": dice}
+            for who, dice in (("north", own), ("t-imm", 0.4))
+        ]
+        parts.append((arm, found))
+    lines = summary.lines(summary.merged(parts), None)
+    assert [line.method for line in lines] == ["t-imm@bad", "t-imm@good"]
+    assert [line.forgetting.mean for line in lines] == pytest.approx([0.1, 0.5])
+
+
 @pytest.mark.parametrize(
     ("shift", "hypothesis", "verdict"),
     [

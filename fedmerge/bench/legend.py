@@ -39,8 +39,9 @@ def legend(bench: Bench) -> list[str]:
 
 def about_slices(suite: Suite) -> str:
     """Which cases and methods the slices are of."""
+    where = f"{escape(suite.arms[0].name)}, " if suite.arms[0].name else ""
     return (
-        f"Three test cases of one run (chain {suite.chains[0]}, seed {suite.seeds[0]}, {suite.target_cases[0]} "
+        f"Three test cases of one run ({where}chain {suite.chains[0]}, seed {suite.seeds[0]}, {suite.target_cases[0]} "
         f"training cases): those at the tenth, half and ninth tenth of the Dice of {escape(suite.reference)}, not "
         "picked by eye. "
         "Each is cut where most of its labels are seen; the figure is the Dice of the whole case. At most six methods "

@@ -89,7 +89,7 @@ def _verdicts(bench: Bench) -> str:
         )
         rows.append(
             f'<tr><td><span class="verdict {_word(one.verdict)}">{one.verdict}</span></td>'
-            f"<td>{escape(one.text)}<details><summary>{len(one.findings)} comparisons; the test: "
+            f"<td>{escape(one.text)}<details><summary>{_count(len(one.findings), 'finding')}; the test: "
             f"{escape(one.test)}</summary><ul>{findings}</ul></details></td></tr>"
         )
     if not rows:

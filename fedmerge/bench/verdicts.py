@@ -76,7 +76,8 @@ def condition(one: Hypothesis) -> str:
     if one.test == "better":
         return f"the mean difference is above 0 in every chain, and p after Holm's correction is below {one.p:g}"
     if one.test == "not_below":
-        return f"the mean difference over chains is at least {-one.margin:+.3f}"
+        least = f"\u2212{one.margin:g}" if one.margin else "0"
+        return f"the mean difference over chains is at least {least}"
     return f"the mean Dice of the stage '{one.stage}' over chains is at least {one.value:g}"
 
 
