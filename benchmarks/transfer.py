@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -35,7 +36,7 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))  # the tests' tiny 
 import agents
 from deployed import Deployment, until
 
-from fedmerge import bundle, supervisor, surroundings, tasks, wire
+from fedmerge import bundle, sessions, supervisor, surroundings, tasks, wire
 from fedmerge.contribution import Contribution
 from fedmerge.supervisor import Program
 from server import consortium, superlink
@@ -51,7 +52,7 @@ NOBODY = "sha256:" + "0" * 64
 LABELS = {"north": ("ball",), "south": ("cube",), "harbour": ("ball", "cube")}
 PATIENCE_S = 180.0
 RUN_S = 1800.0
-SAMPLE_S = 0.25
+SAMPLE_S = 0.5
 
 Name = tuple[str, str]  # whose program ("server" or a site), and which
 
@@ -163,10 +164,9 @@ class Plain:
         self.leaders[process.pid] = (whose, program.name)
 
     def stop(self) -> None:
-        """End everything."""
+        """End everything, and what it has started."""
         for process in reversed(self.processes):
-            process.terminate()
-        for process in self.processes:
+            sessions.kill_session(process.pid, signal.SIGKILL)
             process.wait(60)
 
 
