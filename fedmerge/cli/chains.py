@@ -7,6 +7,7 @@ follow each other in one process. A process ends with its parent, and what it ha
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ def run(runs: Mapping[int, Sequence["Run"]], at_once: int, workers: int) -> list
     from fedmerge.bench.runs import finished
 
     waiting = [(chain, members) for chain, members in runs.items() if not all(map(finished, members))]
-    failures: list[str] = []
+    failures: dict[int, str] = {}
     under: dict[connection.Connection, tuple[process.BaseProcess, int]] = {}
     total = sum(map(len, runs.values()))
     done = total - sum(len(members) for _, members in waiting)
@@ -60,11 +61,11 @@ def run(runs: Mapping[int, Sequence["Run"]], at_once: int, workers: int) -> list
                 except (EOFError, OSError):
                     one.join()
                     del under[pipe]
-                    if one.exitcode and not any(f"chain {chain}" in told for told in failures):
-                        failures.append(f"the process of chain {chain} ended with code {one.exitcode}")
+                    if one.exitcode:
+                        failures.setdefault(chain, f"the process of chain {chain} ended with code {one.exitcode}")
                     continue
                 if kind == "failed":
-                    failures.append(what)
+                    failures[chain] = what
                 elif kind == "done":
                     done += 1
                     log.info("%d of %d campaigns: %s", done, total, what)
@@ -74,11 +75,12 @@ def run(runs: Mapping[int, Sequence["Run"]], at_once: int, workers: int) -> list
         for one, _ in under.values():
             one.terminate()
             one.join()
-    return failures
+    return list(failures.values())
 
 
 def _work(pipe: connection.Connection, runs: list["Run"], workers: int) -> None:
     """What a chain's process does: its runs, one after the other."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key pressed is the parent's to answer, who ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch  # noqa: F401 - half of the start; after the thread, so that a killed parent is noticed
 
