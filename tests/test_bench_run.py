@@ -206,6 +206,7 @@ def test_the_page_tells_what_the_numbers_are(ran):
     assert text.count("<svg") >= 7
     assert text.count("data:image/png") >= 9  # three cases: the annotation and two methods
     assert "annotated" in words
+    assert "Dice minus that of none, same test case" in words
     assert "var(--ink)" in text
     assert not re.search(r"(fill|stroke): #(222222|767676|d9d9d9|0072b2)", text)
 
