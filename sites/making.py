@@ -37,9 +37,10 @@ def write(folder: Path, hospitals: Sequence[Hospital], workers: int) -> int:
         ConfigError: the settings contradict each other.
         DataError: a label map cannot be used, or a folder holds cases that were not made here.
     """
-    jobs = []
     for hospital in hospitals:
         check(hospital)
+    jobs = []
+    for hospital in hospitals:
         for name in ("imagesTr", "labelsTr"):
             (folder / hospital.name / name).mkdir(parents=True, exist_ok=True)
         _clear(folder / hospital.name, set(hospital.ids))

@@ -181,10 +181,13 @@ def halve(fine: Field) -> Field:
 def halve_labels(structures: Structures) -> Structures:
     """(2X, 2Y, 2Z) structures -> (X, Y, Z) labels: the label that most of 2 x 2 x 2 voxels have.
 
-    A tie goes to a label and not to the background, then to a tumour and not to what it grows in.
+    A tie goes to a label and not to the background, then to a tumour and not to what it grows in, and else to either
+    side by turns, so that no border moves.
     """
     fine = LABEL_OF[structures]
     eight = np.stack([fine[i::2, j::2, k::2] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    turns = sum(np.ix_(*(np.arange(size) for size in eight.shape[1:])))
+    eight = np.where(turns % 2, eight[::-1], eight)
     best = np.zeros(eight.shape[1:], np.int16)
     won = np.zeros(eight.shape[1:], np.uint8)
     for one in eight:

@@ -137,6 +137,17 @@ def test_no_value_is_new(brain):
     assert set(np.unique(synthesis.halve_labels(pulled))) <= set(np.unique(LABEL_OF[pulled]))
 
 
+def test_a_halved_volume_lies_where_its_affine_says(brain):
+    """Structures of the finer grid keep their middle, in mm, to a tenth of a voxel."""
+    view = synthesis.View(np.array([3, -5, 7], np.float32), (70, 84, 66), 2.0)
+    halved = synthesis.halve_labels(synthesis.pull(brain, STILL, view.finer))
+    for name in ("ventricles", "cerebellum-cortex", "putamen"):
+        was = np.argwhere(LABEL_OF[brain.structures] == LABELS[name]).mean(0)
+        now = np.argwhere(halved == LABELS[name]).mean(0)
+        there, here = (matrix @ [*middle, 1.0] for matrix, middle in ((brain.affine, was), (view.affine, now)))
+        np.testing.assert_allclose(here[:3], there[:3] - brain.middle_mm, atol=0.2)
+
+
 def test_halved_labels_are_the_most_frequent_ones():
     """Five against three wins; a tie goes to a label, and to the tumour."""
     white, cortex, air, oedema = (INDEX[name] for name in ("white-matter", "cortex", "air", "oedema"))
