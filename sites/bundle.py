@@ -3,7 +3,8 @@
 A bundle is the server's code in the hospital. It runs only when its digest is on the site's own list, which
 `fedmerge site allow` writes. The gate stands where Flower would start the bundle: Flower's SuperExec finds our commands
 first on its path, and they start Flower's own ClientApp process with one change: what is not on the list is neither
-unpacked nor imported. Where Flower has moved the two functions that the gate stands at, nothing runs at all.
+unpacked nor imported. The SuperExec of `site up` does the same in a fork of its own (`sites.superexec`).
+Where Flower has moved the two functions that the gate stands at, nothing runs at all.
 """
 
 import contextlib
