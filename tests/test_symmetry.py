@@ -144,6 +144,7 @@ OPERATIONS = {
     "constants": (CONVS, lambda n, x: n.c(n.a(x) + torch.arange(6, device=x.device).view(6, 1, 1)), []),
     "one constant": (CONVS, lambda n, x: n.c(n.a(x) * torch.full((1,), 2.0, device=x.device)), [6]),
     "what nothing reads": (CONVS, lambda n, x: (n.b(y := n.a(x)), n.c(y))[1], [6]),
+    "an output in between": (CONVS, lambda n, x: (y := n.b(n.a(x)), n.c(y)), [6]),
     "two outputs": (CONVS, lambda n, x: {"hidden": n.b(y := n.a(x)), "logits": n.c(y)}, [6]),
 }
 

@@ -98,8 +98,8 @@ def of(net: nn.Module, image: Sequence[int]) -> Groups:
     x = torch.empty((CASES, *image), device="meta")
     trace.image(x)
     with _evaluating(net), _holding(net, {**parameters, **buffers}), _paths(net, trace), torch.no_grad(), trace:
-        net(x)
-    trace.close()
+        out = net(x)
+    trace.close(out)
     return _groups(trace)
 
 

@@ -57,9 +57,9 @@ class Trace(TorchFunctionMode):
         """`x` (B, C, *S) is what the net is given: its channels stay."""
         self._put(x, [(Block(x.shape[1], fixed=True), 1)])
 
-    def close(self) -> None:
-        """What no function has read is an output: its channels stay."""
-        for spans in self._unread.values():
+    def close(self, out: Any) -> None:
+        """What the net returns, and what no function has read, is an output: its channels stay."""
+        for spans in [*self._unread.values(), *(self.of(x) for x in tensors(out) if self.given(x))]:
             fix(spans)
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
