@@ -258,8 +258,9 @@ def test_verify_finds_a_forgotten_axis_and_a_wrong_tie():
     forgotten = {name: axes for name, axes in groups.axes.items() if name != "b.bias"}
     with pytest.raises(NetError, match="changed the net's function"):
         symmetry.verify(net, replace(groups, axes=forgotten), (2, 8, 8))
-    loose = replace(groups.axes["b.weight"][1], segments=(Segment(0, 6, "b"),))
-    untied = replace(groups, sizes={"a": 6, "b": 6}, axes={**groups.axes, "b.weight": (loose,)})
+    out, inside = groups.axes["b.weight"]
+    loose = replace(out, segments=(Segment(0, 6, "b"),))
+    untied = replace(groups, sizes={"a": 6, "b": 6}, axes={**groups.axes, "b.weight": (loose, inside)})
     with pytest.raises(NetError, match="changed the net's function"):
         symmetry.verify(net, untied, (2, 8, 8))
 

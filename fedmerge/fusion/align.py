@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fedmerge.errors import NetError
-from fedmerge.fusion.symmetry import Groups, Permutations, Segment, check_axis, permute
+from fedmerge.fusion.groups import Groups, Permutations, Segment, check_axis, permute
 from fedmerge.params import Params
 
 Place = tuple[str, int, Segment]  # a parameter, one of its axes, and the part of it that a group moves
