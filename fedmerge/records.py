@@ -24,6 +24,7 @@ class Settings:
         patience: validations without a new best before training ends early; 0: it never does.
         specific_lr: the rate of task-specific parameters in `rates`; None: `lr`.
         record_every: steps between records (an epoch, say); 0: one with each validation, or twenty in a run.
+        ema: decay of an exponential average of the weights, which is validated and kept in their place; 0: none.
     """
 
     steps: int
@@ -38,6 +39,7 @@ class Settings:
     patience: int = 0
     specific_lr: float | None = None
     record_every: int = 0
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         if self.schedule not in schedules.SCHEDULES:
@@ -46,9 +48,12 @@ class Settings:
         for name in ("lr", "batch_size", "cycles"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} expected a positive number, got {getattr(self, name)}")
-        for name in ("steps", "final", "weight_decay", "validate_every", "patience", "record_every"):
+        for name in ("steps", "final", "weight_decay", "validate_every", "patience", "record_every", "ema"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} expected 0 or more, got {getattr(self, name)}")
+
+        if self.ema >= 1:
+            raise ConfigError(f"ema expected a decay below 1, got {self.ema}")
 
     def rates(self, names: Iterable[str], specific: Iterable[str] = ()) -> dict[str, float]:
         """The learning rate of each name: `specific_lr` for those in `specific`, `lr` for the others."""

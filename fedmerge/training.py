@@ -15,8 +15,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedmerge import averaging, devices, dropout, losses, optimiser, params, schedules
 from fedmerge import checkpoint as disk
-from fedmerge import devices, dropout, losses, optimiser, params, schedules
+from fedmerge.averaging import Average
 from fedmerge.errors import ConfigError, NetError
 from fedmerge.loader import Ahead, Batches
 from fedmerge.params import Params
 from fedmerge.records import History, Record, Settings
 
-__all__ = ["History", "Record", "Run", "Settings", "train"]
+__all__ = ["History", "Record", "Run", "Settings", "Through", "train"]
+
+Through = Callable[[nn.Module, Tensor, int], tuple[Tensor, Tensor | None]]
 
 
 def train(
@@ -78,6 +81,8 @@ class Run:
         device: see `devices.resolve`.
         precision: see `devices.precision`.
         loss: (logits, labels) -> scalar; `losses.dice_ce()` when missing.
+        through: (net, images, step) -> (logits, a scalar to add to the loss or None); the net's own forward pass when
+            missing. It runs under autocast, and is a pure function but for the net's dropout.
         checkpoint: file to save to every `checkpoint_every` steps, and after the last one.
         checkpoint_every: 0: after the last step only.
         progress: called with each record.
@@ -100,6 +105,7 @@ class Run:
         device: str | torch.device = "auto",
         precision: str = "auto",
         loss: losses.Loss | None = None,
+        through: Through | None = None,
         checkpoint: Path | None = None,
         checkpoint_every: int = 0,
         progress: Callable[[Record], None] | None = None,
@@ -115,10 +121,12 @@ class Run:
         self._before = {name: p.requires_grad for name, p in self._own.items()}
         self._touched = optimiser.open_gradients(self._own, [*rates, *watch])
         self._trained = [self._own[name] for name in rates]
+        self._average: Average | None = None
         self._optimiser = optimiser.adamw(self._own, rates, settings.weight_decay)
         self._layers = dropout.active(net)
         self._generator = torch.Generator(self.device)
         self._loss = losses.dice_ce() if loss is None else loss
+        self._through = through or (lambda net, x, step: (net(x), None))
         self._validate = validate if settings.validate_every else None
         self._checkpoint, self._every, self._progress = checkpoint, checkpoint_every, progress
         on_cuda = self.device.type == "cuda"
@@ -173,8 +181,8 @@ class Run:
         self._began = time.perf_counter()
         if not self.records or self.records[-1].step != self.step:
             self._record(last=True)
-        if self._best:
-            params.load(self.net, self._best)
+        if self._best or self._average:
+            params.load(self.net, self._best or self._average.weights)  # type: ignore[union-attr]  # one of the two
         for name, p in self._own.items():
             p.requires_grad_(self._before[name])
             p.grad = None
@@ -195,6 +203,7 @@ class Run:
             "weights": self._own,
             "buffers": dict(self.net.named_buffers()),
             "best": self._best,
+            "average": self._average.weights if self._average else {},
             "loss": {"sum": self._sum},
             **optimiser.state(self._optimiser, self._own),
         }
@@ -203,6 +212,7 @@ class Run:
             "step": self.step,
             "records": [asdict(r) for r in self.records],
             "count": self._count,
+            "averaged": self._average.count if self._average else 0,
             "score": self._score,
             "best_step": self._best_step,
             "seconds": self._seconds,
@@ -222,6 +232,9 @@ class Run:
         for name, value in kinds.pop("buffers", {}).items():
             self.net.get_buffer(name).copy_(value)
         self._sum.copy_(kinds.pop("loss")["sum"])
+        if average := kinds.pop("average", {}):
+            there = {name: optimiser.like(self._own[name], v) for name, v in average.items()}
+            self._average = Average(there, facts["averaged"])
         self._best = {name: optimiser.like(self._own[name], v) for name, v in kinds.pop("best", {}).items()}
         optimiser.restore(self._optimiser, self._own, kinds)
         self.step, self._count, self._seconds = facts["step"], facts["count"], facts["seconds"]
@@ -236,14 +249,31 @@ class Run:
         for p in self._touched:
             p.grad = None
         with self._autocast():
-            logits = self.net(x)
+            logits, more = self._through(self.net, x, self.step)
         loss = self._loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), y)
+        if more is not None:
+            loss = loss + more
         loss.backward()  # type: ignore[no-untyped-call]
         if self.settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._trained, self.settings.clip_norm)
         self._optimiser.step()
+        if self.settings.ema:
+            self._average = averaging.exponential(self._average, self._own, self.settings.ema)
         self._sum += loss.detach()  # read at records only: on CUDA a read would wait for the step
         self._count += 1
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Inside, the net holds the average of its weights, where one is kept."""
+        if self._average is None:
+            yield
+            return
+        now = params.of(self.net)
+        params.load(self.net, self._average.weights)
+        try:
+            yield
+        finally:
+            params.load(self.net, now)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self._dtype) if self._dtype is not None else nullcontext()
@@ -288,10 +318,10 @@ class Run:
     def _score_now(self, validate: Callable[[nn.Module], float]) -> float:
         was = self.net.training
         self.net.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self._averaged():
             score = float(validate(self.net))
+            if score > self._score or not self._best:
+                self._best = {name: p.detach().clone() for name, p in self._own.items()}
+                self._score, self._best_step = score, self.step
         self.net.train(was)
-        if score > self._score or not self._best:
-            self._best = {name: p.detach().clone() for name, p in self._own.items()}
-            self._score, self._best_step = score, self.step
         return score

@@ -131,9 +131,9 @@ def heads(settings: Mapping[str, Any], *, in_channels: int, out_channels: int) -
     Raises:
         ConfigError: as `canonical`.
     """
-    bare = _without_channels(settings)
-    here = on_meta(bare, in_channels=in_channels, out_channels=out_channels)
-    other = dict(on_meta(bare, in_channels=in_channels, out_channels=out_channels + 1).named_parameters())
+    plain = bare(settings)
+    here = on_meta(plain, in_channels=in_channels, out_channels=out_channels)
+    other = dict(on_meta(plain, in_channels=in_channels, out_channels=out_channels + 1).named_parameters())
     return tuple(name for name, p in here.named_parameters() if other[name].shape != p.shape)
 
 
@@ -148,9 +148,9 @@ def check_patch(settings: Mapping[str, Any], patch: Sequence[int]) -> None:
         ConfigError: the net cannot be built, not as many sides as it has dimensions, a side that cannot be halved
             between all of the levels, or a single voxel left at the coarsest level.
     """
-    bare = _without_channels(settings)
-    net = canonical(bare, in_channels=1, out_channels=1)
-    on_meta(bare, in_channels=1, out_channels=1)  # an impossible depth is told here, before it is an exponent
+    plain = bare(settings)
+    net = canonical(plain, in_channels=1, out_channels=1)
+    on_meta(plain, in_channels=1, out_channels=1)  # an impossible depth is told here, before it is an exponent
     factor = 2 ** (net.get("depth", 1) - 1)  # a net of the user's own may know no levels
     got = "x".join(map(str, patch))
     if len(patch) != net["dims"]:
@@ -161,5 +161,6 @@ def check_patch(settings: Mapping[str, Any], patch: Sequence[int]) -> None:
         raise ConfigError(f"net {net['name']}: patch {got} leaves one voxel at the coarsest level")
 
 
-def _without_channels(settings: Mapping[str, Any]) -> dict[str, Any]:
+def bare(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without the channels, for a net of other channels."""
     return {key: value for key, value in settings.items() if key not in ("in_channels", "out_channels")}
