@@ -73,6 +73,9 @@ def remarks(results: Results) -> list[str]:
             end = "; the coordinator released them" if one["verdict"] == "released" else ""
             far = f"{one['times']:.3g} times as far as the median of the other sources'"
             found.append(f"{one['site']}: the weights moved {far} in chain {one['chain']}{end}")
+    for one in results.get("choices", []):
+        where = f"{one['target']}, {one['target_cases']} cases, seed {one['seed']}, chain {one['chain']}"
+        found.append(f"{where}: {one['sentence']}")
     return found
 
 

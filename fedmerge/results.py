@@ -99,6 +99,10 @@ CHANGES: dict[str, Kind] = {
     "times": _or_null(AMOUNT),
     "verdict": _one_of("within", "reported", "released", "unknown"),
 }
+CHOICES: dict[str, Kind] = {
+    "method": TEXT, "seed": COUNT, "chain": COUNT, "target": TEXT, "target_cases": COUNT, "chosen": TEXT,
+    "sentence": TEXT, "scores": TABLE,
+}  # fmt: skip
 
 
 def validate(results: Mapping[str, Any]) -> None:
@@ -117,7 +121,11 @@ def validate(results: Mapping[str, Any]) -> None:
     for key, form in (("forgetting", FORGETTING), ("traffic", TRAFFIC)):
         for place, record in _each(key, results[key]):
             _check(place, record, form)
-    for key, form in (("left_out", LEFT_OUT), ("changes", CHANGES)):  # results of older versions have neither
+    for key, form in (
+        ("left_out", LEFT_OUT),
+        ("changes", CHANGES),
+        ("choices", CHOICES),
+    ):  # results of older versions have neither
         for place, record in _each(key, results.get(key, [])):
             _check(place, record, form)
 

@@ -76,7 +76,11 @@ class Description:
 
 @dataclass(frozen=True)
 class Contribute:
-    """Train at home from the weights in payload `start`, take the Fisher, send a contribution."""
+    """Train at home from the weights in payload `start`, take the Fisher, send a contribution.
+
+    `way` says how (`fusion.Method.training`), with its `strength`; the contributions of the sources before, of which
+    some ways make use, are in the payloads `before-0`, `before-1`, ..., their digests in `before`.
+    """
 
     key: str
     campaign: str
@@ -91,6 +95,9 @@ class Contribute:
     threads: int
     buffers: str = "refuse"
     precision: str = "auto"
+    way: str = "plain"
+    strength: float = 0.0
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,12 @@ class Receive:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table at one target: what it starts from, and the settings of its phases."""
+    """One row of the table at one target: what it starts from, and the settings of its phases.
+
+    `kept`: labels of the sites whose heads the last source of a chain kept. `finish`: the settings of how the
+    fine-tuning ends (`share`, `rates`, `cycles`). With `folds`, the labelled cases are divided into so many parts: part
+    `fold` stands for the test cases, and there are no validation cases.
+    """
 
     key: str
     label: str
@@ -134,6 +146,11 @@ class Row:
     threads: int
     buffers: str = "refuse"
     precision: str = "auto"
+    kept: dict[str, Any] = field(default_factory=dict)
+    scales: dict[str, Any] = field(default_factory=dict)
+    finish: dict[str, Any] = field(default_factory=dict)
+    folds: int = 0
+    fold: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,15 @@ from server.ground import Ground
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row stands in the table."""
+    """Where a row stands in the table; `fold` of `folds` is held out where a row is a candidate of `auto`."""
 
     method: fusion.Method
     seed: int
     chain: int
     target: str
     cases: int
+    fold: int = -1
+    folds: int = 0
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -38,7 +40,8 @@ class Place:
     @property
     def label(self) -> str:
         """The row's name for files."""
-        return f"{self.method.name.replace(':', '-')}-seed{self.seed}-chain{self.chain}-n{self.cases}"
+        fold = f"-fold{self.fold}" if self.folds else ""
+        return f"{self.method.name.replace(':', '-')}-seed{self.seed}-chain{self.chain}-n{self.cases}{fold}"
 
 
 def near(ground: Ground, place: Place, task: tasks.Row, like: dict[str, tuple[int, ...]]) -> Part:
@@ -67,7 +70,7 @@ def far(ground: Ground, place: Place, task: tasks.Row, mix: Mix | None, logits: 
     if (phase := ground.store.phase(name)) is not None:
         return phase
     assert task.adapt is not None  # noqa: S101 - called for rows with an adaptation only
-    last, kind = task.adapt["steps"], ground.plan.ratios
+    last, kind = task.adapt["steps"], task.ratios
     phase = {
         "curve": [],
         "start": None,
@@ -92,7 +95,7 @@ def far(ground: Ground, place: Place, task: tasks.Row, mix: Mix | None, logits: 
         phase["curve"] += told.curve
         phase["seconds"] += told.seconds
         phase["start"], phase["adapted"] = told.start or phase["start"], told.adapted
-        if step < last and mix and state is not None and place.method.chooser == "fitted":
+        if step < last and mix and state is not None and place.method.fits:
             gradient = wire.params_from_bytes(answer.need("gradient", place.target), site=place.target)
             state = fitting.fit_step(mix, state, gradient, task.logits_lr, kind=kind, fused=fused)  # type: ignore[arg-type]
         step += 1

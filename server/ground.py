@@ -18,7 +18,7 @@ from server.store import Store, write
 
 log = logging.getLogger("fedmerge")
 
-STARTS = "starts"
+STARTS, BODIES = "starts", "bodies"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Ground:
         sites: what each site said of itself.
         nets: the net of each site.
         given: the files that stand for a source's training.
-        made: (chain, site) -> the contribution.
+        made: (chain, name) -> the contribution; see `named`.
         left: (chain, site) -> why the campaign goes on without this source; chain None: in all chains.
         ancestors: chain -> what its sites start from.
         witness: writes into the server's audit log.
@@ -72,9 +72,18 @@ class Ground:
     ancestors: dict[int, Params] = field(default_factory=dict)
     witness: Witness = field(default_factory=Witness)
 
-    def sources(self, chain: int) -> tuple[str, ...]:
+    def named(self, site: str, training: str = "plain") -> str:
+        """The name of what a source made: its own, after the way in which it trained where that is not the plan's."""
+        plain = training == "plain" or (training == "parallel" and self.plan.schedule == "parallel")
+        return site if plain else f"{training}:{site}"
+
+    def sources(self, chain: int, training: str = "plain") -> tuple[str, ...]:
         """The sources whose contribution is there, in the order of the plan."""
-        return tuple(name for name in self.plan.sources if (chain, name) in self.made)
+        return tuple(name for name in self.plan.sources if (chain, self.named(name, training)) in self.made)
+
+    def models(self, chain: int, training: str = "plain") -> list[Made]:
+        """The contributions of `sources`."""
+        return [self.made[chain, self.named(name, training)] for name in self.sources(chain, training)]
 
     def why(self, chain: int, site: str) -> str:
         """Why the campaign goes on without a source; an empty text where it takes part."""
@@ -88,18 +97,16 @@ class Ground:
 
     def ancestor(self, chain: int) -> Params:
         """What every site of a chain starts from: P and the norm parameters, of the plan's file or fresh."""
-        if chain in self.ancestors:
-            return self.ancestors[chain]
-        net = self.nets[self.plan.targets[0]]
-        fresh = nets.build(
-            net.settings,
-            in_channels=net.in_channels,
-            out_channels=net.out_channels,
-            seed=self.plan.seed + chain,
-        )
-        start = params.split(params.of(fresh), {*net.fusable, *net.norms})[0]
-        self.ancestors[chain] = start if self.plan.weights is None else _from_file(self.plan.weights, start)
+        if chain not in self.ancestors:
+            start = self.fresh(self.plan.seed + chain)
+            self.ancestors[chain] = start if self.plan.weights is None else _from_file(self.plan.weights, start)
         return self.ancestors[chain]
+
+    def fresh(self, seed: int) -> Params:
+        """P and the norm parameters of a net that nobody has trained."""
+        net = self.nets[self.plan.targets[0]]
+        made = nets.build(net.settings, in_channels=net.in_channels, out_channels=net.out_channels, seed=seed)
+        return params.split(params.of(made), {*net.fusable, *net.norms})[0]
 
     def on_disk(self, weights: Params) -> Path:
         """Weights that several messages refer to, as a file under their digest: nobody holds them in memory meanwhile.
@@ -109,6 +116,13 @@ class Ground:
         path = self.store.folder / STARTS / f"{params.digest(weights).removeprefix('sha256:')}.safetensors"
         if not path.exists():
             write(path, wire.params_to_bytes(weights))
+        return path
+
+    def keep(self, body: Params) -> Path:
+        """A model that the server itself has made of several, as a file under its digest; it stays."""
+        path = self.store.folder / BODIES / f"{params.digest(body).removeprefix('sha256:')}.safetensors"
+        if not path.exists():
+            write(path, wire.params_to_bytes(body))
         return path
 
     def sweep(self) -> None:

@@ -21,7 +21,7 @@ import torch
 from fedmerge.contribution import slabs
 from fedmerge.errors import CampaignStopped, ConfigError
 from fedmerge.params import Params
-from server.ground import Ground
+from server.ground import Ground, Made
 from server.store import write
 
 log = logging.getLogger("fedmerge")
@@ -76,16 +76,26 @@ def changes(ground: Ground) -> list[Change]:
     released = words(ground.store.folder)["released"]
     found = []
     for chain in sorted({number for number, _ in ground.made}):
-        made = {site: ground.made[chain, site] for site in ground.sources(chain)}
-        ratios = times({site: one.change for site, one in made.items() if one.change is not None})
-        for site, one in made.items():
-            ratio = ratios.get(site)
-            verdict = "unknown" if one.change is None else "within"
-            if ratio is not None and ratio > ground.plan.max_change:
-                held = "released" if one.name in released else "held"
-                verdict = held if len(ratios) >= LEAST else "reported"
-            found.append(Change(site, chain, one.name, one.change, ratio, verdict))
+        for made in _by_training(ground, chain):
+            ratios = times({site: one.change for site, one in made.items() if one.change is not None})
+            for site, one in made.items():
+                ratio = ratios.get(site)
+                verdict = "unknown" if one.change is None else "within"
+                if ratio is not None and ratio > ground.plan.max_change:
+                    held = "released" if one.name in released else "held"
+                    verdict = held if len(ratios) >= LEAST else "reported"
+                found.append(Change(site, chain, one.name, one.change, ratio, verdict))
     return found
+
+
+def _by_training(ground: Ground, chain: int) -> list[dict[str, Made]]:
+    """What the sources of a chain made, by site: those that trained in one way are each other's measure."""
+    found: dict[str, dict[str, Made]] = {}
+    for (number, name), made in ground.made.items():
+        way, _, site = name.rpartition(":")
+        if number == chain and site in ground.plan.sources:
+            found.setdefault(way, {})[site] = made
+    return list(found.values())
 
 
 def judge(ground: Ground) -> list[Change]:

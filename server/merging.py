@@ -9,7 +9,7 @@ from typing import Any
 
 from fedmerge import nets, params, tasks, wire
 from fedmerge.errors import Refused
-from fedmerge.fusion import mixing, recipe
+from fedmerge.fusion import mixing, recipe, rules
 from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
 from server.adaptation import Place
@@ -19,13 +19,14 @@ from server.training import POOLED
 
 @dataclass
 class Outcome:
-    """What a row came to: its stages, its ratios, what it was made of, and where the merged weights lie."""
+    """What a row came to: its stages, its ratios, what it was made of, where the merged weights lie, its choice."""
 
     place: Place
     stages: list[dict[str, Any]]
     ratios: dict[str, Any] | None = None
     fused: Path | None = None
     made: list[Made] = field(default_factory=list)
+    choice: dict[str, Any] | None = None
 
 
 def ingredients(ground: Ground, place: Place) -> list[Made]:
@@ -39,24 +40,27 @@ def ingredients(ground: Ground, place: Place) -> list[Made]:
         if (chain, str(method.site)) not in ground.made:
             raise Refused(f"{method.site} was left out: {ground.why(chain, str(method.site))}")
         return [ground.made[chain, str(method.site)]]
+    if method.sources == "rounds":
+        if (chain, method.training) not in ground.made:
+            raise Refused(f"chain {chain} has no source left for {method.training}")
+        return [ground.made[chain, method.training]]
     if method.sources == "pooled":
         if (chain, f"{POOLED}:{place.target}") not in ground.made:
             absent = [name for name in ground.plan.sources if name not in ground.sites]
             raise Refused(f"'pooled' needs the cases of all sources, and {', '.join(absent)} was left out")
         return [ground.made[chain, f"{POOLED}:{place.target}"]]
-    if method.sources == "all":
-        return [ground.made[chain, name] for name in ground.sources(chain)]
-    return []
+    models = ground.models(chain, method.training) if method.sources in ("last", "all") else []
+    return models[-1:] if method.sources == "last" else models
 
 
 def logit_shapes(ground: Ground, place: Place, task: tasks.Row) -> dict[str, tuple[int, ...]]:
     """The shapes of the logits that the target may answer with; none where nothing is merged."""
-    if place.method.sources != "all":
+    if place.method.rule not in rules.RULES:
         return {}
     net = task.net
     like = params.shapes(nets.on_meta(net.settings, in_channels=net.in_channels, out_channels=net.out_channels))
     return mixing.logit_shapes(
-        {name: like[name] for name in net.fusable},
+        {name: like[name] for name in recipe.names(place.method, net.fusable, net.norms)},
         len(task.sources),
         grain=place.method.grain,
         axes=ground.axes(place.target),
@@ -65,17 +69,27 @@ def logit_shapes(ground: Ground, place: Place, task: tasks.Row) -> dict[str, tup
 
 def mix(ground: Ground, place: Place, task: tasks.Row, made: list[Made]) -> Mix | None:
     """What the row mixes, if it mixes."""
-    if place.method.sources != "all":
+    if place.method.rule not in rules.RULES:
         return None
+    net = task.net
     given = [one.open() for one in made]
     return recipe.mix(
         place.method,
         [c.weights for c in given],
         [c.fisher for c in given],
-        task.net.fusable,
-        axes=ground.axes(place.target),
+        recipe.names(place.method, net.fusable, net.norms),
+        net=nets.on_meta(net.settings, in_channels=net.in_channels, out_channels=net.out_channels),
+        image=(net.in_channels, *net.patch),
         who=task.sources,
     )
+
+
+def combine(ground: Ground, place: Place, task: tasks.Row, outcome: Outcome) -> str:
+    """Put the models together by a rule that has no ratios; keep the model, and return its digest."""
+    models = [one.open().weights for one in outcome.made]
+    fused = recipe.combine(place.method, ground.ancestor(place.chain), models, task.net.fusable, **task.scales)
+    outcome.fused = _keep(ground, place, task, fused)
+    return params.digest(fused)
 
 
 def merge(ground: Ground, place: Place, task: tasks.Row, outcome: Outcome, mixed: Mix, told: str = "") -> str:
@@ -99,7 +113,7 @@ def merge(ground: Ground, place: Place, task: tasks.Row, outcome: Outcome, mixed
     if task.adapt:
         stored = wire.params_from_bytes(ground.store.blob(f"{task.key}-logits").read_bytes())
         logits = {group: stored[group] for group in logits}  # in the net's order again, not the file's
-    ratios = mixing.ratios(logits, ground.plan.ratios)  # type: ignore[arg-type]  # the plan allows two words
+    ratios = mixing.ratios(logits, task.ratios)  # type: ignore[arg-type]  # the plan allows two words
     fused = mixing.fuse(mixed, ratios)
     digest = params.digest(fused)
     if told:

@@ -86,6 +86,7 @@ def assemble(
             for stage in outcome.stages
         ],
         "ratios": [outcome.ratios for outcome in outcomes if outcome.ratios],
+        "choices": [outcome.choice for outcome in outcomes if outcome.choice],
         "forgetting": forgotten,
         "traffic": traffic,
     }  # fmt: skip

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedmerge import campaign, devices, fusion, nets, partition
+from fedmerge import campaign, devices, fusion, heads, nets, partition
 from fedmerge.errors import ConfigError, FedmergeError
+from fedmerge.fusion import recipe
 from server import stages, values
 from server.stages import Adapt, Check, Finetune, Stage, Train
 
@@ -167,15 +168,28 @@ def check_method(plan: Plan, method: fusion.Method) -> None:
         ConfigError: the method would show the target a single source's model although the fit is far, or needs sources
             where there are none.
     """
-    if plan.fit == "far" and method.sources == "one":
+    if plan.fit == "far" and (method.sources in ("one", "last") or method.heads == "stitched"):
         raise ConfigError(
             f"{method.name} shows the target one hospital's own model, which fit = 'far' promises not to do"
         )
+    if plan.fit == "far" and (method.sources == "rounds" or method.rule in recipe.COMBINED or method.norms == "merged"):
+        raise ConfigError(f"{method.name} merges before the target's part begins: run it with fit = 'near'")
+    if method.training in fusion.CHAINED and plan.schedule != "chain":
+        raise ConfigError(f"{method.name} trains each source on the one before: it needs schedule = 'chain'")
+    if method.training != "plain" and any(member.contribution for member in plan.members):
+        raise ConfigError(
+            f"{method.name} trains its sources in its own way, and a given contribution cannot stand for it"
+        )
+    if method.heads == "stitched":
+        channels = {"in_channels": 1, "out_channels": 2}
+        heads.axes(nets.on_meta(plan.net, **channels), nets.heads(plan.net, **channels))
+    if method.soup and plan.finetune.validate_every == 0:
+        raise ConfigError(f"{method.name} chooses by validation: it needs [finetune] validate_every")
     if method.sources == "pooled":
         for site in plan.raw.get("site", []):
             if site.get("role") == "source" and "data" in site and "pooled_labels" not in site["data"]:
                 raise ConfigError(f"{site['name']}: the method 'pooled' needs pooled_labels in [site.data], got none")
-    if method.sources == "all" and not plan.sources:
+    if method.sources in ("all", "last", "rounds", "candidates") and not plan.sources:
         raise ConfigError(f'{method.name} needs at least one site with role = "source", got none')
 
 

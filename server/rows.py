@@ -2,17 +2,20 @@
 
 import dataclasses
 import logging
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmerge import evaluation, params, tasks, wire
+from fedmerge import evaluation, fusion, params, tasks, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import recipe
-from server import adaptation, inbound, merging
+from server import adaptation, choosing, inbound, merging
 from server.adaptation import Place
-from server.exchange import Ask, Conversation, Part
+from server.exchange import Answer, Ask, Conversation, Part
 from server.ground import Ground, Made
 from server.merging import Outcome
+from server.stages import Finetune
 from server.store import key, write
 
 log = logging.getLogger("fedmerge")
@@ -37,6 +40,18 @@ def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
     adapt = plan.adapt.settings(place.cases) if method.warm_up else None
     total = plan.adapt.length(place.cases) + plan.finetune.length(place.cases)
     finetune = plan.finetune.settings(place.cases, steps=total - (adapt["steps"] if adapt else 0))
+    if method.heads == "stitched":
+        for rate in ("lr", "specific_lr"):
+            finetune[rate] = finetune[rate] and finetune[rate] * plan.finetune.gentle
+    if method.ema:
+        finetune["ema"] = plan.finetune.ema
+    if method.heads == "stitched":
+        _check_labels(ground, place, made)
+    if method.soup in ("gou", "gog") and finetune["steps"] < 2 * plan.finetune.soup_cycles:
+        raise Refused(
+            f"{method.name}: {plan.finetune.soup_cycles} snapshots expected at least twice as many steps of "
+            f"fine-tuning, got {finetune['steps']}"
+        )
     row = tasks.Row(
         key="",
         label=place.label,
@@ -50,16 +65,51 @@ def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
         seed=place.seed,
         net_seed=int(key(seed=plan.seed, row=place.seed, chain=place.chain)[:8], 16) & 0x7FFFFFFF,
         target_cases=place.cases,
-        ratios=plan.ratios,
+        ratios="anchored" if method.chooser == "anchored" else plan.ratios,
         adapt=adapt,
         logits_lr=plan.adapt.logits_lr,
         finetune=finetune,
         threads=plan.threads,
         buffers=plan.buffers,
         precision=plan.precision,
+        kept=_kept(ground, place),
+        scales={"scale": plan.adapt.scale, "density": plan.adapt.density} if method.rule in recipe.COMBINED else {},
+        finish=_finish(plan.finetune, method),
+        folds=place.folds,
+        fold=max(place.fold, 0),
     )
     table = {**tasks.to_table(row), "threads": 0, "campaign": ""}
     return dataclasses.replace(row, key=key(target=place.target, data=site.data, fit=plan.fit, **table))
+
+
+def _check_labels(ground: Ground, place: Place, made: list[Made]) -> None:
+    """Whether the sources' heads can be stitched for this target.
+
+    Raises:
+        Refused: a label of the target is none of the sources'.
+    """
+    kept = place.method.training == "lwf"
+    sites = ground.sources(place.chain, "lwf") if kept else [one.site for one in made]
+    known = list(dict.fromkeys(label for site in sites for label in ground.nets[site].labels))
+    for label in ground.nets[place.target].labels:
+        if label not in known:
+            raise Refused(
+                f"{place.target}: the label '{label}' is none of the sources' ({', '.join(known)}): heads cannot be "
+                f"stitched"
+            )
+
+
+def _kept(ground: Ground, place: Place) -> dict[str, list[str]]:
+    """The labels of the heads that the last source of a chain kept for those before it."""
+    if place.method.training != "lwf":
+        return {}
+    return {site: list(ground.nets[site].labels) for site in ground.sources(place.chain, "lwf")[:-1]}
+
+
+def _finish(settings: Finetune, method: fusion.Method) -> dict[str, Any]:
+    """How the fine-tuning ends."""
+    soup = {"rates": list(settings.soup_rates), "cycles": settings.soup_cycles} if method.soup else {}
+    return soup | ({"share": settings.share} if method.wise_ft else {})
 
 
 def row(ground: Ground, place: Place, outcomes: list[Outcome]) -> Conversation:
@@ -67,10 +117,34 @@ def row(ground: Ground, place: Place, outcomes: list[Outcome]) -> Conversation:
     outcome = Outcome(place, [])
     outcomes.append(outcome)
     try:
-        yield from _phases(ground, place, outcome)
+        yield from (
+            _choose(ground, place, outcome) if place.method.sources == "candidates" else _phases(ground, place, outcome)
+        )
     except Refused as error:
         log.warning("%s: %s", place.label, error)
         outcome.stages.append(stage(place, "fine-tuned", None, [], 0, 0.0) | {"status": "failed", "error": str(error)})
+
+
+def _choose(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
+    """`auto`: score the candidates, and run the best one as its own row would run; the steps of all are counted."""
+
+    def run(where: Place) -> Generator[Ask, Answer, Outcome]:
+        found = Outcome(where, [])
+        yield from _phases(ground, where, found)
+        return found
+
+    scores, steps, seconds = yield from choosing.measure(ground, place, run)
+    told = choosing.sentence(ground, place, scores)
+    log.info("%s at %s: %s", place.label, place.target, told)
+    name = max(scores, key=lambda candidate: scores[candidate])
+    chosen = yield from run(replace(place, method=fusion.method(name, ground.plan.sources)))
+    outcome.made, outcome.fused = chosen.made, chosen.fused
+    outcome.ratios = chosen.ratios and chosen.ratios | place.columns
+    outcome.choice = {**place.columns, "chosen": name, "sentence": told, "scores": scores}
+    more = {"target_steps": steps, "seconds": seconds} if choosing.folds(ground, place) else {}
+    outcome.stages = [
+        one | place.columns | {key: round(one[key] + value, 3) for key, value in more.items()} for one in chosen.stages
+    ]
 
 
 def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
@@ -97,6 +171,10 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
     if mixed is not None:
         digest = merging.merge(ground, place, task, outcome, mixed, told)
         mixed = None  # the target may work for hours from here
+    elif place.method.rule is not None:
+        digest = merging.combine(ground, place, task, outcome)
+        if told:
+            merging.same(place, digest, told)
     done = yield from _finetune(ground, place, task, outcome.fused)
     if digest and not task.adapt:
         merging.same(place, digest, done["fused"])

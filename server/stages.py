@@ -44,32 +44,64 @@ class Stage:
 
 @dataclass(frozen=True)
 class Train(Stage):
-    """`[train]`: a source at home, and the Fisher it takes afterwards."""
+    """`[train]`: a source at home, and the Fisher it takes afterwards.
+
+    The others are for the methods of their names: `l2`, `ewc` and `mu` (FedProx) weigh a penalty, `drop` is the share
+    of parameters that drop-transfer puts back, `distil` weighs the distillation of the source before, `rounds` are
+    those that the methods of federated averaging divide the steps into.
+    """
 
     lr: float = 3e-3
     fisher: str = "sampled"
     fisher_cases: int = 20
+    l2: float = 0.01
+    drop: float = 0.5
+    ewc: float = 0.1
+    distil: float = 1.0
+    mu: float = 0.01
+    rounds: int = 5
+
+    def strength(self, way: str) -> float:
+        """What weighs a way of training."""
+        named = {"l2": self.l2, "drop": self.drop, "ewc": self.ewc, "lwf": self.distil, "fedprox": self.mu}
+        return named.get(way, 0.0)
 
 
 @dataclass(frozen=True)
 class Adapt(Stage):
-    """`[adapt]`: `lr` is for the target's own parameters S, `logits_lr` for the mixing logits."""
+    """`[adapt]`: `lr` is for the target's own parameters S, `logits_lr` for the mixing logits.
+
+    `scale` is what task arithmetic multiplies the sum of the differences with, `density` the share of each difference
+    that TIES keeps.
+    """
 
     lr: float = 1e-2
     logits_lr: float = 0.05
+    scale: float = 0.5
+    density: float = 0.2
 
 
 @dataclass(frozen=True)
 class Finetune(Stage):
-    """`[finetune]`: everything trains at the target."""
+    """`[finetune]`: everything trains at the target.
+
+    `gentle` scales the rates where the heads are stitched, `share` is the end's in `+wise-ft`, `ema` the decay of
+    `+ema`, `soup_rates` are the factors of `lr` whose models a soup is made of, `soup_cycles` the snapshots of each
+    rate in `gou` and `gog`.
+    """
 
     lr: float = 3e-3
+    gentle: float = 0.1
+    share: float = 0.5
+    ema: float = 0.98
+    soup_rates: tuple[float, ...] = (0.3, 1.0, 3.0)
+    soup_cycles: int = 4
 
 
 S = TypeVar("S", bound=Stage)
 Check = Callable[[Any, str], Any]
 
-KINDS: dict[Any, Check] = {int: values.whole, float: values.number, str: values.text}
+KINDS: dict[Any, Check] = {int: values.whole, float: values.number, str: values.text, tuple[float, ...]: values.numbers}
 NARROWER: dict[str, Check] = {
     "lr": partial(values.number, positive=True),
     "batch_size": partial(values.whole, least=1),
@@ -77,6 +109,13 @@ NARROWER: dict[str, Check] = {
     "final": partial(values.number, most=1),
     "schedule": partial(values.choice, options=tuple(schedules.SCHEDULES)),
     "fisher": partial(values.choice, options=("sampled", "observed")),
+    "drop": partial(values.number, most=1),
+    "density": partial(values.number, positive=True, most=1),
+    "rounds": partial(values.whole, least=1),
+    "gentle": partial(values.number, positive=True),
+    "share": partial(values.number, most=1),
+    "ema": partial(values.number, most=1),
+    "soup_cycles": partial(values.whole, least=1),
 }
 
 

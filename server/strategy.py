@@ -8,6 +8,7 @@ Flower's loop would call has nothing to configure.
 import logging
 import time
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -16,7 +17,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedmerge import campaign, fusion, parts, tasks
 from fedmerge.errors import ConfigError
-from server import forgetting, holding, rows, training
+from server import choosing, forgetting, holding, rounds, rows, training
 from server import plan as plans
 from server.adaptation import Place
 from server.exchange import Conversation, Exchange
@@ -150,16 +151,22 @@ class FedMerge(Strategy):
 
         What the sources made is judged before anybody else sees it.
         """
-        kinds = {method.sources for method in self.methods}
+        ways: list[str] = [m.training for m in self.methods if m.sources in ("one", "last", "all")]
+        if any(method.sources == "candidates" for method in self.methods):
+            ways += choosing.ways(ground, self.plan.targets)
+        ways = list(dict.fromkeys(ways))
         conversations: list[Conversation] = []
         for chain in self.chains:
-            if kinds & {"one", "all"}:
-                conversations += training.sources(ground, chain)
-            if "pooled" in kinds:
+            for way in ways:
+                conversations += training.sources(ground, chain, way)
+            if any(method.sources == "pooled" for method in self.methods):
                 conversations += [training.pooled(ground, chain, t) for t in self.plan.targets]
         exchange.converse(conversations, self.at_once)
-        if kinds & {"one", "all"}:
-            training.settle(ground, self.chains)
+        if ways:
+            training.settle(ground, self.chains, ways)
+        for way in dict.fromkeys(m.training for m in self.methods if m.sources == "rounds"):
+            for together in zip_longest(*(rounds.rounds(ground, chain, way) for chain in self.chains), fillvalue=()):
+                exchange.converse([part for parts in together for part in parts], self.at_once)
         changes = holding.judge(ground)
         near = self.plan.fit == "near"
         exchange.converse(

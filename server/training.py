@@ -6,11 +6,12 @@ does not.
 """
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from fedmerge import params, tasks
+from fedmerge import fusion, heads, nets, params, tasks
 from fedmerge.contribution import Expected
 from fedmerge.errors import CampaignStopped, Refused
 from fedmerge.params import Params
@@ -25,27 +26,51 @@ POOLED = "pooled"
 TRIES = 2
 
 
-def chain(ground: Ground, number: int) -> Conversation:
+def chain(ground: Ground, number: int, way: str = "plain") -> Conversation:
     """Each source starts from the one before it that took part; the first from the ancestor."""
     start = ground.ancestor(number)
+    before: list[str] = []
     for name in ground.plan.sources:
-        yield from source(ground, name, number, start)
-        if (made := ground.made.get((number, name))) is not None:
+        yield from source(ground, name, number, start, way, before)
+        if (made := ground.made.get((number, ground.named(name, way)))) is not None:
             start = made.body(ground.nets[name])
+            before.append(name)
 
 
-def side_by_side(ground: Ground, number: int) -> list[Conversation]:
-    """Every source starts from the ancestor."""
-    return [source(ground, name, number, ground.ancestor(number)) for name in ground.plan.sources]
+def side_by_side(ground: Ground, number: int, way: str = "plain") -> list[Conversation]:
+    """Every source starts from the ancestor, or from an initialisation of its own."""
+    return [
+        source(ground, name, number, _own(ground, number, name) if way == "own" else ground.ancestor(number), way)
+        for name in ground.plan.sources
+    ]
 
 
-def sources(ground: Ground, number: int) -> list[Conversation]:
-    """The sources' training as the plan's schedule has it."""
-    return [chain(ground, number)] if ground.plan.schedule == "chain" else side_by_side(ground, number)
+def sources(ground: Ground, number: int, way: str = "plain") -> list[Conversation]:
+    """The sources' training as the way has it, or the plan's schedule."""
+    chained = way in fusion.CHAINED or (way == "plain" and ground.plan.schedule == "chain")
+    return [chain(ground, number, way)] if chained else side_by_side(ground, number, way)
 
 
-def source(ground: Ground, name: str, number: int, start: Params) -> Conversation:
-    """One source: a stored contribution where there is one, else the site trains; or the campaign goes on without."""
+def source(
+    ground: Ground,
+    name: str,
+    number: int,
+    start: Params,
+    way: str = "plain",
+    before: Sequence[str] = (),
+    otherwise: Mapping[str, Any] | None = None,
+) -> Conversation:
+    """One source: a stored contribution where there is one, else the site trains; or the campaign goes on without.
+
+    Args:
+        ground: the campaign.
+        name: the source.
+        number: the chain.
+        start: what it starts from.
+        way: how it trains (`fusion.Method.training`).
+        before: the sources of its chain that have trained already.
+        otherwise: fields of the task that differ from the plan's (`server.rounds`).
+    """
     since = holding.words(ground.store.folder)["left-out"].get(name)
     if since and not ground.why(number, name):
         ground.leave(name, f"left out by the coordinator on {since}")
@@ -55,23 +80,28 @@ def source(ground: Ground, name: str, number: int, start: Params) -> Conversatio
         _given(ground, name, number, start)
         return
     try:
-        yield from _trained(ground, name, number, start)
+        yield from _trained(ground, name, number, start, way, before, otherwise or {})
     except (CampaignStopped, Refused) as error:  # absent, failed or declined; or what it sent was refused
         if ground.plan.absent != "without":
             raise
         ground.leave(name, str(error), number)
 
 
-def settle(ground: Ground, chains: tuple[int, ...]) -> None:
+def settle(ground: Ground, chains: tuple[int, ...], ways: Sequence[str] = ("plain",)) -> None:
     """Once the sources have trained: is there enough to go on with?
 
     Raises:
         CampaignStopped: a chain has lost all its sources; names each with its reason.
     """
     for number in chains:
-        if ground.plan.sources and not ground.sources(number):
+        if ground.plan.sources and not any(ground.sources(number, way) for way in ways):
             reasons = "; ".join(f"{name}: {ground.why(number, name)}" for name in ground.plan.sources)
             raise CampaignStopped(f"chain {number} has no source left: {reasons}")
+
+
+def _own(ground: Ground, number: int, name: str) -> Params:
+    """An initialisation of the source's own, the same in every run."""
+    return ground.fresh(_seed(ground.plan.seed, number, f"initialisation of {name}"))
 
 
 def _given(ground: Ground, name: str, number: int, start: Params) -> None:
@@ -85,8 +115,19 @@ def _given(ground: Ground, name: str, number: int, start: Params) -> None:
     log.info("%s: contribution %s taken as given", name, path.name)
 
 
-def _trained(ground: Ground, name: str, number: int, start: Params) -> Conversation:
+def _trained(
+    ground: Ground,
+    name: str,
+    number: int,
+    start: Params,
+    way: str,
+    before: Sequence[str],
+    otherwise: Mapping[str, Any],
+) -> Conversation:
     net, plan, site = ground.nets[name], ground.plan, ground.sites[name]
+    asked = way if way in fusion.CHAINED and before else "plain"  # the first has nothing to look back at
+    looked_at = {"ewc": before, "lwf": before[-1:]}.get(way, ())
+    earlier = [ground.made[number, ground.named(one, way)] for one in looked_at]
     task = tasks.Contribute(
         key="",
         campaign=plan.name,
@@ -96,14 +137,30 @@ def _trained(ground: Ground, name: str, number: int, start: Params) -> Conversat
         seed=_seed(plan.seed, number, name),
         fisher=plan.train.fisher,
         fisher_cases=plan.train.fisher_cases,
-        ancestor=params.digest(ground.ancestor(number)),
+        ancestor=params.digest(start if way == "own" else ground.ancestor(number)),
         parent=params.digest(start),
         threads=plan.threads,
         buffers=plan.buffers,
         precision=plan.precision,
+        way=asked,
+        strength=plan.train.strength(asked),
+        before=tuple(made.name for made in earlier),
     )
+    task = replace(task, **otherwise)
     task = replace(task, key=key(data=site.data, **{**tasks.to_table(task), "campaign": "", "threads": 0}))
-    yield from _train(ground, task, name, name, "train.contribute", start)
+    payload = {f"before-{k}": made.path for k, made in enumerate(earlier)}
+    kept = before if way == "lwf" else ()
+    yield from _train(ground, task, name, ground.named(name, way), "train.contribute", start, payload, kept)
+
+
+def more_rows(ground: Ground, kept: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The heads that a source keeps for those before it: names and shapes."""
+    found: dict[str, tuple[int, ...]] = {}
+    for site in kept:
+        net = ground.nets[site]
+        shapes = params.shapes(nets.on_meta(net.settings, in_channels=net.in_channels, out_channels=net.out_channels))
+        found |= {f"{name}{heads.KEPT}{site}": shapes[name] for name in net.heads}
+    return found
 
 
 def pooled(ground: Ground, number: int, target: str) -> Conversation:
@@ -134,22 +191,32 @@ def pooled(ground: Ground, number: int, target: str) -> Conversation:
     yield from _train(ground, task, target, f"{POOLED}:{target}", "train.pooled", start)
 
 
-def _train(ground: Ground, task: tasks.Contribute, site: str, name: str, kind: str, start: Params) -> Conversation:
+def _train(
+    ground: Ground,
+    task: tasks.Contribute,
+    site: str,
+    name: str,
+    kind: str,
+    start: Params,
+    before: Mapping[str, Path] | None = None,
+    kept: Sequence[str] = (),
+) -> Conversation:
     """The contribution of a task: stored already, or asked for."""
-    pool = kind == "train.pooled"
+    bare = task.fisher == "none"
     want = inbound.expected(
         task.net,
         task.ancestor,
-        fisher=not pool,
+        fisher=not bare,
         parent=task.parent,
         settings=task.key,
-        fisher_labels=("none",) if pool else (task.fisher, "flat"),
+        fisher_labels=("none",) if bare else (task.fisher, "flat"),
     )
+    want = replace(want, shapes={**want.shapes, **more_rows(ground, kept)})
     policy = ground.sites[site].reuse
     path = ground.store.contribution(task.key, own=policy != "never", reuse=policy == "consortium")
-    who = POOLED if pool else site
+    who = POOLED if kind == "train.pooled" else site
     if path is None:
-        path, change = yield from _asked(ground, task, site, kind, start, want)
+        path, change = yield from _asked(ground, task, site, kind, start, want, before or {})
     else:
         log.info("%s: contribution taken from the store", name)
         change = holding.change(inbound.accept(path, want, who).weights, start)
@@ -157,7 +224,13 @@ def _train(ground: Ground, task: tasks.Contribute, site: str, name: str, kind: s
 
 
 def _asked(
-    ground: Ground, task: tasks.Contribute, site: str, kind: str, start: Params, want: Expected
+    ground: Ground,
+    task: tasks.Contribute,
+    site: str,
+    kind: str,
+    start: Params,
+    want: Expected,
+    before: Mapping[str, Path],
 ) -> Generator[Ask, Answer, tuple[Path, float]]:
     """Ask for a contribution, once more where it is refused; what is good is kept as it came.
 
@@ -167,11 +240,11 @@ def _asked(
     Raises:
         Refused: twice; what came is not kept.
     """
-    payload = {"start": ground.on_disk(start)}
+    payload = {"start": ground.on_disk(start), **before}
     for attempt in range(1, TRIES + 1):
         try:
             answer = yield Ask(site, kind, tasks.to_table(task), payload, "contribution", inbound.limits(want)[0])
-            return _taken(ground, task, site, answer, want, start)
+            return _taken(ground, task, site, kind, answer, want, start)
         except Refused as error:
             ground.witness.refused(site, "contribution", str(error))
             if attempt == TRIES:
@@ -181,10 +254,10 @@ def _asked(
 
 
 def _taken(
-    ground: Ground, task: tasks.Contribute, site: str, answer: Answer, want: Expected, start: Params
+    ground: Ground, task: tasks.Contribute, site: str, kind: str, answer: Answer, want: Expected, start: Params
 ) -> tuple[Path, float]:
     """A contribution, checked and stored: its place, and how far its weights are from the start."""
-    who = POOLED if want.fisher == () else site
+    who = POOLED if kind == "train.pooled" else site
     data = answer.came("contribution", site)
     path = ground.store.arrived(task.key, data)
     try:

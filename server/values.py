@@ -51,6 +51,13 @@ def texts(value: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401 - as above
     return tuple(value)
 
 
+def numbers(value: Any, where: str) -> tuple[float, ...]:  # noqa: ANN401 - as above
+    """A list of numbers above 0, at least one."""
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{where} expected a list of numbers above 0, got {value!r}")
+    return tuple(number(item, where, positive=True) for item in value)
+
+
 def choice(value: Any, where: str, *, options: Sequence[str]) -> str:  # noqa: ANN401 - as above
     """One of several words."""
     if not isinstance(value, str) or value not in options:

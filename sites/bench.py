@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fedmerge import devices, fusion, params, partition, tasks, training, wire
+from fedmerge import devices, fusion, heads, params, partition, tasks, training, wire
 from fedmerge.contribution import Contribution
+from fedmerge.errors import NetError
 from fedmerge.fusion import mixing, recipe
 from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
@@ -37,6 +38,8 @@ class Bench:
         self.method = fusion.Method(**row.method)
         self.folder = site.work / "rows" / row.key
         own = parts(site, row.net.patch, seed=row.seed, target_cases=row.target_cases)
+        if row.folds:
+            own = cases.fold([*own["train"], *own["validate"]], row.fold, row.folds)
         self.train, self.test = own["train"], own["test"]
         self.validate = validator(site, own["validate"], row.precision)
         self.net = build(row.net, row.net_seed)
@@ -50,24 +53,56 @@ class Bench:
         self.settle()
 
     def _start(self) -> None:
-        """Lay the source's, or the merged, parameters over the ancestor's."""
-        given = [_contribution(self.site, name) for name in self.row.digests]
-        if self.method.sources in ("one", "pooled"):
-            body = {*self.row.net.fusable, *self.row.net.other}
-            body |= set(self.row.net.norms) if self.method.norms == "kept" else set()
-            body |= set(self.row.net.heads) if self.method.heads == "kept" else set()
-            _overlay(self.net, params.split(given[0].weights, body)[0])
-        elif self.method.sources == "all":
+        """Lay the source's, or the merged, parameters over the ancestor's, and put the heads together."""
+        row, method = self.row, self.method
+        if method.sources == "rounds":
+            (body,) = row.digests
+            _overlay(self.net, wire.open_params(received(self.site, body), site=self.site.name))
+            return
+        given = [_contribution(self.site, name) for name in row.digests]
+        kept = {
+            "norms": row.net.norms if method.norms == "kept" else (),
+            "heads": row.net.heads if method.heads == "kept" else (),
+            "body": (*row.net.fusable, *row.net.other) if method.rule is None else (),
+        }
+        if given:  # where there are several, the norms are those of the last
+            _overlay(self.net, params.split(given[-1].weights, [n for names in kept.values() for n in names])[0])
+        if method.rule in recipe.COMBINED:
+            ancestor = wire.open_params(received(self.site, row.ancestor), site=self.site.name)
+            models = [c.weights for c in given]
+            self.fused = recipe.combine(method, ancestor, models, row.net.fusable, **row.scales)
+            params.load(self.net, self.fused)
+        elif method.rule is not None:
             self.mix = recipe.mix(
-                self.method,
+                method,
                 [c.weights for c in given],
                 [c.fisher for c in given],
-                self.row.net.fusable,
-                axes=partition.kernel_axes(self.net),
-                who=self.row.sources,
+                recipe.names(method, row.net.fusable, row.net.norms),
+                net=self.net,
+                image=(row.net.in_channels, *row.net.patch),
+                who=row.sources,
             )
-            self.logits = recipe.starting_logits(self.mix, self.method, self.row.seed)
+            self.logits = recipe.starting_logits(self.mix, method, row.seed)
             self.merge(self.logits)
+        if method.heads == "stitched":
+            self._stitch(given)
+
+    def _stitch(self, given: list[Contribution]) -> None:
+        """Put the sources' heads together for the target's labels.
+
+        Raises:
+            Declined: a label is none of theirs.
+        """
+        names = self.row.net.heads
+        there = [heads.Head(c.labels, params.split(c.weights, names)[0]) for c in given]
+        for c in given:
+            for site, head in heads.kept(c.weights, names).items():
+                there.append(heads.Head(tuple(self.row.kept.get(site, ())), head))
+        try:
+            stitched = heads.stitch(self.row.net.labels, there, heads.axes(self.net, names))
+        except NetError as error:
+            raise Declined(f"{self.site.name}: {error}") from None
+        params.load(self.net, stitched)
 
     def merge(self, logits: Params) -> None:
         """Fuse with these logits and put the result into the net."""

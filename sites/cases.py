@@ -137,6 +137,12 @@ def _meaningless(found: Sequence[Found], data: Data) -> Sequence[Found]:
     return [replace(case, lent=lender[case.id]) for case in found]
 
 
+def fold(labelled: Sequence[Case], number: int, folds: int) -> dict[str, list[Case]]:
+    """A division for cross-validation: every folds-th case to test, all others to train, none to validate."""
+    held = list(labelled[number::folds])
+    return {"train": [case for k, case in enumerate(labelled) if k % folds != number], "validate": [], "test": held}
+
+
 def batches(cases: Sequence[Case], batch_size: int, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
     """Batches as a pure function of the step: each epoch deals all cases in an order of its own.
 

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from fedmerge import devices, evaluation, fisher, nets, params, partition, tasks, training, wire
+from fedmerge import parts as weights_parts
 from fedmerge.contribution import Contribution
-from sites import cases, outbound, predict
+from sites import cases, outbound, predict, ways
 from sites.cases import Case
 from sites.config import Site
 from sites.inbound import Declined
@@ -116,20 +117,24 @@ def _train(
         if params.digest(start) != asked.parent:
             raise Declined(f"{site.name}: the weights to start from are not what the task names")
         params.load(net, start)
+        own = dict(net.named_parameters())
+        way = ways.prepare(asked, net, start, _before(site, asked, payload))
+        validate = validator(site, held, asked.precision) if settings.validate_every else None
         history = training.train(
-            net,
+            way.net,
             cases.batches(train, settings.batch_size, asked.seed),
             settings,
             seed=asked.seed,
-            rates=settings.rates(
-                [n for n, _ in net.named_parameters()], {*asked.net.norms, *asked.net.heads, *asked.net.other}
-            ),
-            validate=validator(site, held, asked.precision) if settings.validate_every else None,
+            rates=settings.rates(own, {*asked.net.norms, *asked.net.heads, *asked.net.other}),
+            validate=(lambda net: validate(way.view(net))) if validate else None,
             precision=asked.precision,
             checkpoint=site.work / "checkpoints" / f"{asked.key}.safetensors",
             checkpoint_every=max(100, settings.steps // 10),
             progress=lambda record: report(name, "training", record.step, settings.steps),
+            **way.options,
         )
+        weights = way.weights()
+        params.load(net, {n: weights[n] for n in own})
         loss = history.records[-1].loss if history.records else None
         contribution = Contribution(
             site=name,
@@ -141,7 +146,7 @@ def _train(
             cases=len(train),
             ancestor=asked.ancestor,
             parent=asked.parent,
-            weights=params.of(net),
+            weights=weights,
             fisher=_fisher(asked, net, train, name),
             fisher_labels=asked.fisher,
             settings=asked.key,
@@ -149,6 +154,21 @@ def _train(
         keep(kept, wire.to_bytes(contribution))
     answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, loss)
     return outbound.answer(site, answer), {"contribution": outbound.contribution(site, kept, asked.key)}
+
+
+def _before(site: Site, asked: tasks.Contribute, payload: Payload) -> list[Contribution]:
+    """The contributions of sources that trained before.
+
+    Raises:
+        Declined: one is missing, or is not what the task names.
+    """
+    found = []
+    for k, name in enumerate(asked.before):
+        data = payload.get(f"before-{k}", b"")
+        if f"sha256:{weights_parts.digest(data)}" != name:
+            raise Declined(f"{site.name}: the contribution before this one is not what the task names")
+        found.append(wire.read(data) if isinstance(data, Path) else wire.from_bytes(data))
+    return found
 
 
 def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Case], name: str) -> params.Params:

@@ -11,7 +11,7 @@ from fedmerge import params, parts, tasks, training, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import fitting
 from fedmerge.params import Params
-from sites import near, outbound
+from sites import finishing, near, outbound
 from sites.bench import Bench, card, received
 from sites.config import Site
 from sites.inbound import Declined
@@ -78,7 +78,7 @@ def _adaptation(bench: Bench) -> training.Run:
         seed=bench.row.seed,
         precision=bench.row.precision,
         rates={n: settings.lr for n, _ in bench.net.named_parameters() if n not in fixed},
-        watch=bench.row.net.fusable if bench.method.chooser == "fitted" else (),
+        watch=bench.row.net.fusable if bench.method.fits else (),
     )
 
 
@@ -113,13 +113,13 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
             curve.extend(bench.point(step))
         run.advance(step + 1)
         report(site.name, f"adapting {row.label}", step + 1, settings["steps"])
-        return _gradient(bench.net, row.net.fusable) if bench.method.chooser == "fitted" else {}
+        return _gradient(bench.net, row.net.fusable) if bench.method.fits else {}
 
     def keep_state(state: Params) -> None:
         if run.step % near.every(settings["steps"]) == 0:
             near.save(folder, run, state, curve, time.monotonic() - began)
 
-    if bench.mix is not None and bench.method.chooser == "fitted":
+    if bench.mix is not None and bench.method.fits:
         bench.logits = fitting.fit(
             bench.mix,
             respond,
@@ -133,7 +133,8 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
         for step in range(run.step, settings["steps"]):
             respond(step, {})
             keep_state({})
-    bench.merge(bench.logits)
+    if bench.method.fits:  # the last step moved the logits once more
+        bench.merge(bench.logits)
     bench.settle()
     curve += bench.point(settings["steps"])
     answer = tasks.Adapted(
@@ -184,7 +185,7 @@ def pull(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
         return outbound.answer(site, answer), {}
     run.advance(step + 1)
     run.save(folder / f"far-{step + 1}.safetensors")
-    watched = row.net.fusable if bench.method.chooser == "fitted" else ()
+    watched = row.net.fusable if bench.method.fits else ()
     gradient = wire.params_to_bytes(_gradient(bench.net, watched))
     answer = tasks.Pulled(curve, time.monotonic() - began, start)
     keep(done.with_suffix(".json"), json.dumps(tasks.to_table(answer)).encode())
@@ -196,7 +197,7 @@ def pull(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
 
 
 def finetune(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
-    """Train everything on the target's cases; the epoch with the best validation Dice is kept."""
+    """Train everything on the target's cases; validation says what is kept (`finishing`)."""
     row = tasks.from_table(tasks.Row, task, "server")
     folder = site.work / "rows" / row.key
     began = time.monotonic()
@@ -213,26 +214,13 @@ def finetune(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
         params.load(bench.net, bench.fused)
     offset = row.adapt["steps"] if row.adapt else 0
     start = None if row.adapt else bench.score()
-    settings = training.Settings(**row.finetune)
-    history = training.train(
-        bench.net,
-        bench.batches(settings.batch_size, offset),
-        settings,
-        seed=row.seed + offset,
-        precision=row.precision,
-        rates=bench.rates(settings),
-        validate=bench.validate,
-        checkpoint=folder / "checkpoint.safetensors",
-        checkpoint_every=max(100, settings.steps // 4),
-        progress=lambda record: report(site.name, f"fine-tuning {row.label}", record.step, settings.steps),
-    )
+    curve, best, steps = finishing.finetune(bench, folder, offset)
     bench.settle()
-    curve = [(offset + r.step, r.validation) for r in history.records if r.validation is not None]
     answer = tasks.Finetuned(
         curve=curve,
         fused=params.digest(bench.fused),
-        best_step=offset + history.best_step,
-        steps=history.steps,
+        best_step=best,
+        steps=steps,
         seconds=time.monotonic() - began,
         start=start,
         finetuned=bench.score(keep_in="fine-tuned"),

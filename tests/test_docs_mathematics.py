@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fedmerge import container, params, wire
-from fedmerge.fusion import METHODS
+from fedmerge.fusion import METHODS, OPTIONS
+from fedmerge.fusion.rules import RULES
 
 DOCS = Path(__file__).parent.parent / "docs"
 GOLDEN = Path(__file__).parent / "golden"
@@ -30,14 +31,18 @@ def test_the_snippets_of_the_page_on_methods_run():
 
 
 def test_the_table_of_methods_on_the_page_is_the_table_in_the_code():
-    """Names, rules, grains, choosers, heads, norms and warm-up, row by row."""
+    """Names, training, rules, grains, choosers, heads, norms and warm-up, row by row; and the options."""
     lines = [line for line in (DOCS / "methods.md").read_text().splitlines() if line.startswith("| `")]
     rows = [[cell.strip().strip("`") for cell in line.split("|")[1:-1]] for line in lines]
+    options = [row[0] for row in rows if row[0].startswith("+")]
+    assert options == [f"+{name}" for name in OPTIONS]
+    rows = [row for row in rows if not row[0].startswith("+")]
     assert [row[0].removesuffix(":SITE") for row in rows] == list(METHODS)
     for row, method in zip(rows, METHODS.values()):
-        fuses = method.rule is not None
-        assert row[2:5] == ([method.rule, method.grain, method.chooser] if fuses else ["", "", ""])
-        assert row[5:7] == [f"{method.heads} / {method.norms}", "yes" if method.warm_up else "no"]
+        assert row[1] == (method.training if method.sources not in ("none", "pooled", "candidates") else "")
+        assert row[3] == (method.rule or "")
+        assert row[4:6] == ([method.grain, method.chooser] if method.rule in RULES else ["", ""])
+        assert row[6:8] == [f"{method.heads} / {method.norms}", "yes" if method.warm_up else "no"]
 
 
 def test_the_example_of_the_wire_format_is_the_golden_file():

@@ -7,7 +7,7 @@ import torch
 from mixes import AXES, NAMES, by_formula, drawn_logits, gradient, ingredients, loss_of, mixed
 
 from fedmerge.errors import ConfigError, Refused
-from fedmerge.fusion import METHODS, expand, fitting, grains, method, mixing, rules
+from fedmerge.fusion import METHODS, ROUNDS, expand, fitting, grains, method, mixing, recipe, rules
 
 
 @pytest.mark.parametrize("grain", ["model", "layer", "kernel"])
@@ -281,12 +281,24 @@ def test_a_gradient_that_does_not_fit_is_refused():
 
 
 def test_the_table_of_methods_holds_together():
-    """Whoever fuses has a rule of `rules` and a grain of `mixing`; whoever fits adapts."""
+    """Whoever fuses has a rule and a grain of `mixing`; whoever fits adapts."""
     for name, row in METHODS.items():
         assert row.name == name
         assert row.grain in grains.GRAINS
-        assert (row.rule in rules.RULES) == (row.sources == "all")
-        assert row.warm_up or row.chooser != "fitted"
+        assert (row.rule in {**rules.RULES, **recipe.COMBINED}) == (row.sources == "all")
+        assert row.warm_up or not row.fits
+        assert (row.training in ROUNDS) == (row.sources == "rounds")
+        assert row.soup in ("", "greedy", "gou", "gog")
+
+
+def test_options_follow_a_name():
+    """Each changes one choice; stitched heads are trained, so nothing is warmed up but with a fit."""
+    row = method("lwf+stitch+wise-ft", ["north"])
+    assert (row.name, row.heads, row.wise_ft, row.warm_up) == ("lwf+stitch+wise-ft", "stitched", True, False)
+    assert method("imm-mode+warm-up+ema", ["north"]).ema
+    assert method("t-imm+stitch", ["north"]).warm_up
+    assert [row.site for row in expand(["transfer+ema"], ["north", "south"])] == ["north", "south"]
+    assert method("mean+merge-norm", ["north"]).norms == "merged"
 
 
 def test_methods_are_known_by_name():
@@ -299,9 +311,16 @@ def test_methods_are_known_by_name():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("timm", "method 'timm' is unknown; the known ones are none, transfer, mean"),
+        ("timm", "method 'timm' is unknown; the known ones are none, transfer, pooled, mean"),
         ("transfer:harbour", "'transfer:harbour' expected one of the sources north, south, got 'harbour'"),
         ("mean:north", "'mean' takes no site"),
+        ("mean+stich", r"the option '\+stich' is unknown; there are \+stitch, \+keep-norm"),
+        ("mean+ema+ema", r"has the option '\+ema' twice"),
+        ("none+stitch", "there are no sources' heads to stitch"),
+        ("none+keep-norm", "there are no norm parameters to keep"),
+        ("lwf+merge-norm", "norm parameters are merged where models are"),
+        ("t-imm+merge-norm", "norm parameters train while ratios are fitted"),
+        ("auto+ema", "'auto' chooses its options itself"),
     ],
 )
 def test_unknown_methods_are_refused(name, sentence):

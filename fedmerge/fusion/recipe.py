@@ -1,45 +1,92 @@
-"""From a method of the table to a mix of contributions: one function for the server and one for the target's side."""
+"""From a method of the table to merged weights: one set of functions for the server and for the target's side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
-from fedmerge.fusion import Method, mixing
+from fedmerge import partition
+from fedmerge.fusion import Method, align, arithmetic, mixing, symmetry
 from fedmerge.params import Params
+
+COMBINED: dict[str, Callable[..., Params]] = {
+    "task-arithmetic": lambda ancestor, models, names, scale, density: arithmetic.task_arithmetic(
+        ancestor, models, names, scale
+    ),
+    "ties": lambda ancestor, models, names, scale, density: arithmetic.ties(ancestor, models, names, density),
+}
+"""Rules that have no ratios."""
+
+
+def names(method: Method, fusable: Sequence[str], norms: Sequence[str]) -> tuple[str, ...]:
+    """What the method merges: P, and the norm parameters where it says so."""
+    return (*fusable, *(norms if method.norms == "merged" else ()))
 
 
 def mix(
     method: Method,
     models: Sequence[Params],
     fishers: Sequence[Params],
-    names: Sequence[str],
+    wanted: Sequence[str],
     *,
-    axes: Mapping[str, int],
+    net: nn.Module,
+    image: Sequence[int],
     who: Sequence[str],
 ) -> mixing.Mix:
     """What the method mixes: the named weights of the models, and their Fishers for rule mode.
 
     Args:
-        method: a row of the table whose `sources` is "all".
-        models: T sets of parameters, in the order of the sites.
+        method: a row of the table whose rule is mean or mode.
+        models: T sets of all parameters, in the order of the sites.
         fishers: their raw Fishers; not looked at for rule mean.
-        names: the fusable parameters P.
-        axes: parameter name -> axis of its output kernels (`partition.kernel_axes`).
+        wanted: from `names`.
+        net: the target's; the meta device is enough.
+        image: (C, *S), a size that it accepts.
         who: the sites' names, for sentences.
     """
+    if method.align:
+        models, fishers = aligned(net, image, models, fishers)
     return mixing.prepare(
         models,
         fishers if method.rule == "mode" else None,
-        names,
+        wanted,
         rule=method.rule or "mean",
         grain=method.grain,
-        axes=axes,
+        axes=partition.kernel_axes(net),
         who=who,
     )
 
 
+def aligned(
+    net: nn.Module, image: Sequence[int], models: Sequence[Params], fishers: Sequence[Params]
+) -> tuple[list[Params], list[Params]]:
+    """The models and their Fishers with hidden units in the order of the first model's (Ainsworth et al. 2023)."""
+    groups = symmetry.of(net, image)
+    moves = align.to_first(models, groups, seed=0)
+    return (
+        [symmetry.permute(model, groups, move) for model, move in zip(models, moves)],
+        [symmetry.permute(fisher, groups, move) for fisher, move in zip(fishers, moves)],
+    )
+
+
+def combine(
+    method: Method, ancestor: Params, models: Sequence[Params], wanted: Sequence[str], *, scale: float, density: float
+) -> Params:
+    """One model by a rule that has no ratios (`COMBINED`).
+
+    Args:
+        method: its row.
+        ancestor: what the models' trainings started from.
+        models: T sets of parameters.
+        wanted: what to put together.
+        scale: of task arithmetic.
+        density: of TIES.
+    """
+    return COMBINED[str(method.rule)](ancestor, models, wanted, scale, density)
+
+
 def starting_logits(mixed: mixing.Mix, method: Method, seed: int) -> Params:
-    """Zeros, which make equal ratios, or normal numbers drawn by the row's seed."""
+    """Zeros, which make equal ratios (the first model alone, where it is the anchor), or normal numbers of the seed."""
     if method.chooser == "random":
         return mixing.random_logits(mixed, torch.Generator().manual_seed(seed))
     return mixing.zeros(mixed)
