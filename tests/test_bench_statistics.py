@@ -165,6 +165,17 @@ def test_arms_keep_apart_what_has_one_name():
     assert [line.forgetting.mean for line in lines] == pytest.approx([0.1, 0.5])
 
 
+def test_what_was_chosen_is_counted():
+    """By method, size and choice, the most frequent first; results of older versions have no choices."""
+    chosen = ["lwf", "t-imm", "lwf"]
+    found = made({"auto": 0.0}, seeds=3, chains=1)
+    assert summary.choices(summary.merged([("", found)])) == []
+    found["choices"] = [
+        {"method": "auto", "target_cases": 4, "chosen": name, "seed": i, "chain": 0} for i, name in enumerate(chosen)
+    ]
+    assert summary.choices(summary.merged([("x", found)])) == [("auto@x", 4, "lwf", 2), ("auto@x", 4, "t-imm", 1)]
+
+
 @pytest.mark.parametrize(
     ("shift", "hypothesis", "verdict"),
     [

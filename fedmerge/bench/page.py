@@ -44,6 +44,7 @@ def html(bench: Bench, slices: Figure | None = None) -> str:
         *(_part(bench, target, cases) for target, cases in bench.parts),
         _figures(bench),
         _section("Slices", _figure(slices, "slices") + f"<p>{about_slices(suite)}</p>") if slices is not None else "",
+        _choices(bench),
         _traffic(bench),
         _section("How to read this", "".join(f"<p>{sentence}</p>" for sentence in legend(bench))),
         _section("The suite as it ran", f"<pre>{escape(suite.text)}</pre>", folded=True),
@@ -171,6 +172,12 @@ def _own(results: Results, cases: int, arm: str) -> Results:
         ]
 
     return {**results, "rows": chosen("rows"), "ratios": chosen("ratios")}
+
+
+def _choices(bench: Bench) -> str:
+    """What methods chose that choose among candidates, and how often."""
+    rows = [[method, chosen, str(cases), str(count)] for method, cases, chosen, count in summary.choices(bench.results)]
+    return _section("What was chosen", _table(["method", "chose", "cases", "runs"], rows, left=2)) if rows else ""
 
 
 def _traffic(bench: Bench) -> str:

@@ -114,7 +114,7 @@ def merged(parts: Sequence[tuple[str, Results]]) -> Results:
     Args:
         parts: (arm, results of one of its runs), at least one.
     """
-    lists = ("rows", "ratios", "forgetting", "traffic", "left_out", "changes")
+    lists = ("rows", "ratios", "forgetting", "traffic", "left_out", "changes", "choices")
     whole: Results = {**parts[0][1], **{key: [] for key in lists}}
     for arm, results in parts:
         for key in lists:
@@ -242,6 +242,15 @@ def traffic(results: Results) -> list[tuple[str, int, int]]:
         messages, size = totals.get(line["what"], (0, 0))
         totals[line["what"]] = (messages + line.get("messages", 1), size + line["bytes"])
     return sorted(((what, *both) for what, both in totals.items()), key=lambda one: -one[2])
+
+
+def choices(results: Results) -> list[tuple[str, int, str, int]]:
+    """(method, target cases, what it chose, in how many runs), for methods that choose among candidates."""
+    counts: dict[tuple[str, int, str], int] = {}
+    for one in results.get("choices", []):
+        key = (one["method"], one["target_cases"], one["chosen"])
+        counts[key] = counts.get(key, 0) + 1
+    return [(*key, count) for key, count in sorted(counts.items(), key=lambda item: (item[0][:2], -item[1]))]
 
 
 def _run(row: Row) -> RunKey:
