@@ -1,10 +1,14 @@
 """Every row of the table runs in a campaign of tiny hospitals, and is made of what its paper says."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from small import campaign, hospitals
 
 from fedmerge import fusion, heads, nets, params, results, wire
+from fedmerge.fusion import recipe
 from server import inprocess
 from server.app import app as server_app
 from sites.app import app as client_app
@@ -133,3 +137,20 @@ def test_what_cannot_be_stitched_fails_its_row_with_the_label(tmp_path):
     (failed,) = [row for row in rows if row["status"] == "failed"]
     assert "the label 'disc' is none of the sources' (ball, cube): heads cannot be stitched" in failed["error"]
     assert any(row["method"] == "imm-mode" and row["dice"] is not None for row in rows)
+
+
+def test_a_new_method_is_a_rule_and_a_row(tmp_path, monkeypatch):
+    """As the page on methods adds it: the lines that its diff adds are what is run here."""
+    page = (Path(__file__).parent.parent / "docs/methods.md").read_text()
+    (diff,) = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
+    added = "\n".join(line[1:] for line in diff.splitlines() if line.startswith("+"))
+    rule, row = added.split("        Method(")
+    scope = {"torch": torch, "Method": fusion.Method}
+    monkeypatch.setitem(recipe.COMBINED, "median", eval(f"{{{rule}}}", scope)["median"])  # noqa: S307 - our own page
+    monkeypatch.setitem(fusion.METHODS, "median", eval(f"(Method({row})", scope)[0])  # noqa: S307
+    rows = made(tmp_path, ["median"])["rows"]
+    assert [row["status"] for row in rows] == ["ok"] * 3
+    found = [wire.read(path).weights for path in (tmp_path / "out/server/contributions").iterdir()]
+    (path,) = (tmp_path / "out/models/harbour").glob("median*.fused.safetensors")
+    for name, value in wire.read_model(path)[0].items():
+        assert torch.allclose(value, (found[0][name] + found[1][name]) / 2, atol=1e-6)

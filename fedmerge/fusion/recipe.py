@@ -10,12 +10,12 @@ from fedmerge.fusion import Method, align, arithmetic, mixing, symmetry
 from fedmerge.params import Params
 
 COMBINED: dict[str, Callable[..., Params]] = {
-    "task-arithmetic": lambda ancestor, models, names, scale, density: arithmetic.task_arithmetic(
+    "task-arithmetic": lambda ancestor, models, names, scale, **_: arithmetic.task_arithmetic(
         ancestor, models, names, scale
     ),
-    "ties": lambda ancestor, models, names, scale, density: arithmetic.ties(ancestor, models, names, density),
+    "ties": lambda ancestor, models, names, density, **_: arithmetic.ties(ancestor, models, names, density),
 }
-"""Rules that have no ratios."""
+"""Rules that have no ratios: (ancestor, models, names, and the numbers of [adapt] by name) -> merged weights."""
 
 
 def names(method: Method, fusable: Sequence[str], norms: Sequence[str]) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def combine(
         scale: of task arithmetic.
         density: of TIES.
     """
-    return COMBINED[str(method.rule)](ancestor, models, wanted, scale, density)
+    return COMBINED[str(method.rule)](ancestor, models, wanted, scale=scale, density=density)
 
 
 def starting_logits(mixed: mixing.Mix, method: Method, seed: int) -> Params:
