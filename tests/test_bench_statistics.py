@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedmerge.bench import statistics, summary, verdicts
+from fedmerge.bench import gather, statistics, summary, verdicts
 from fedmerge.bench.suite import Hypothesis
 
 CASES = 9
@@ -160,7 +160,7 @@ def test_arms_keep_apart_what_has_one_name():
             for who, dice in (("north", own), ("t-imm", 0.4))
         ]
         parts.append((arm, found))
-    lines = summary.lines(summary.merged(parts), None)
+    lines = summary.lines(gather.merged(parts), None)
     assert [line.method for line in lines] == ["t-imm@bad", "t-imm@good"]
     assert [line.forgetting.mean for line in lines] == pytest.approx([0.1, 0.5])
 
@@ -169,11 +169,11 @@ def test_what_was_chosen_is_counted():
     """By method, size and choice, the most frequent first; results of older versions have no choices."""
     chosen = ["lwf", "t-imm", "lwf"]
     found = made({"auto": 0.0}, seeds=3, chains=1)
-    assert summary.choices(summary.merged([("", found)])) == []
+    assert gather.choices(gather.merged([("", found)])) == []
     found["choices"] = [
         {"method": "auto", "target_cases": 4, "chosen": name, "seed": i, "chain": 0} for i, name in enumerate(chosen)
     ]
-    assert summary.choices(summary.merged([("x", found)])) == [("auto@x", 4, "lwf", 2), ("auto@x", 4, "t-imm", 1)]
+    assert gather.choices(gather.merged([("x", found)])) == [("auto@x", 4, "lwf", 2), ("auto@x", 4, "t-imm", 1)]
 
 
 @pytest.mark.parametrize(

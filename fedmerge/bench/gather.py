@@ -59,7 +59,7 @@ def gather(suite: Suite, runs: Sequence[Run], sources: Mapping[str, Sequence[str
     Raises:
         DataError: results are missing or have another form.
     """
-    whole = summary.merged([(run.arm, results.read(run.out)) for run in runs])
+    whole = merged([(run.arm, results.read(run.out)) for run in runs])
     lines = summary.lines(whole, suite.reach)
     pairs = [
         (method, other)
@@ -73,13 +73,50 @@ def gather(suite: Suite, runs: Sequence[Run], sources: Mapping[str, Sequence[str
         lines=tuple(lines),
         comparisons=tuple(comparisons),
         verdicts=tuple(verdicts.judge(suite.hypotheses, sources, lines, comparisons)),
-        traffic=tuple(summary.traffic(whole)),
+        traffic=tuple(traffic(whole)),
         failures=tuple(
             f"{line.method} with {line.target_cases} cases failed in {line.failed} of {line.runs} runs: {error}"
             for line in lines
             for error in line.errors
         ),
     )
+
+
+def merged(parts: Sequence[tuple[str, Results]]) -> Results:
+    """One table of results out of those of all runs; methods carry their arm's name.
+
+    Args:
+        parts: (arm, results of one of its runs), at least one.
+    """
+    lists = ("rows", "ratios", "forgetting", "traffic", "left_out", "changes", "choices")
+    whole: Results = {**parts[0][1], **{key: [] for key in lists}}
+    for arm, found in parts:
+        for key in lists:
+            whole[key] += [_of_arm(entry, arm) for entry in found.get(key, [])]
+    return whole
+
+
+def _of_arm(entry: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    names = {key: named(entry[key], arm) for key in ("method", "weights") if key in entry}
+    return {**entry, **names, **({"arm": arm} if arm else {})}
+
+
+def traffic(results: Results) -> list[tuple[str, int, int]]:
+    """(what, messages, bytes) over all runs, largest first."""
+    totals: dict[str, tuple[int, int]] = {}
+    for line in results["traffic"]:
+        messages, size = totals.get(line["what"], (0, 0))
+        totals[line["what"]] = (messages + line.get("messages", 1), size + line["bytes"])
+    return sorted(((what, *both) for what, both in totals.items()), key=lambda one: -one[2])
+
+
+def choices(results: Results) -> list[tuple[str, int, str, int]]:
+    """(method, target cases, what it chose, in how many runs), for methods that choose among candidates."""
+    counts: dict[tuple[str, int, str], int] = {}
+    for one in results.get("choices", []):
+        key = (one["method"], one["target_cases"], one["chosen"])
+        counts[key] = counts.get(key, 0) + 1
+    return [(*key, count) for key, count in sorted(counts.items(), key=lambda item: (item[0][:2], -item[1]))]
 
 
 def to_json(bench: Bench) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fedmerge import figures
 from fedmerge.bench import pictures, summary
-from fedmerge.bench.gather import Bench, reference_of
+from fedmerge.bench.gather import Bench, choices, reference_of
 from fedmerge.bench.legend import about_slices, legend
 from fedmerge.bench.summary import Comparison, Line, Measure
 from fedmerge.results import Results
@@ -176,7 +176,7 @@ def _own(results: Results, cases: int, arm: str) -> Results:
 
 def _choices(bench: Bench) -> str:
     """What methods chose that choose among candidates, and how often."""
-    rows = [[method, chosen, str(cases), str(count)] for method, cases, chosen, count in summary.choices(bench.results)]
+    rows = [[method, chosen, str(cases), str(count)] for method, cases, chosen, count in choices(bench.results)]
     return _section("What was chosen", _table(["method", "chose", "cases", "runs"], rows, left=2)) if rows else ""
 
 

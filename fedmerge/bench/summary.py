@@ -108,25 +108,6 @@ class Comparison:
         )
 
 
-def merged(parts: Sequence[tuple[str, Results]]) -> Results:
-    """One table of results out of those of all runs; methods carry their arm's name.
-
-    Args:
-        parts: (arm, results of one of its runs), at least one.
-    """
-    lists = ("rows", "ratios", "forgetting", "traffic", "left_out", "changes", "choices")
-    whole: Results = {**parts[0][1], **{key: [] for key in lists}}
-    for arm, results in parts:
-        for key in lists:
-            whole[key] += [_of_arm(entry, arm) for entry in results.get(key, [])]
-    return whole
-
-
-def _of_arm(entry: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    names = {key: named(entry[key], arm) for key in ("method", "weights") if key in entry}
-    return {**entry, **names, **({"arm": arm} if arm else {})}
-
-
 def measure(values: Mapping[RunKey, float | None]) -> Measure:
     """(seed, chain) -> value, as mean and spread; None is left out."""
     chains = statistics.by_chain({run: value for run, value in values.items() if value is not None})
@@ -233,24 +214,6 @@ def find(comparisons: Iterable[Comparison], first: str, second: str, cases: int)
         if one.target_cases == cases and {one.first, one.second} == {first, second}:
             return one if one.first == first else one.turned
     return None
-
-
-def traffic(results: Results) -> list[tuple[str, int, int]]:
-    """(what, messages, bytes) over all runs, largest first."""
-    totals: dict[str, tuple[int, int]] = {}
-    for line in results["traffic"]:
-        messages, size = totals.get(line["what"], (0, 0))
-        totals[line["what"]] = (messages + line.get("messages", 1), size + line["bytes"])
-    return sorted(((what, *both) for what, both in totals.items()), key=lambda one: -one[2])
-
-
-def choices(results: Results) -> list[tuple[str, int, str, int]]:
-    """(method, target cases, what it chose, in how many runs), for methods that choose among candidates."""
-    counts: dict[tuple[str, int, str], int] = {}
-    for one in results.get("choices", []):
-        key = (one["method"], one["target_cases"], one["chosen"])
-        counts[key] = counts.get(key, 0) + 1
-    return [(*key, count) for key, count in sorted(counts.items(), key=lambda item: (item[0][:2], -item[1]))]
 
 
 def _run(row: Row) -> RunKey:
