@@ -41,7 +41,8 @@ class Place:
     def label(self) -> str:
         """The row's name for files."""
         fold = f"-fold{self.fold}" if self.folds else ""
-        return f"{self.method.name.replace(':', '-')}-seed{self.seed}-chain{self.chain}-n{self.cases}{fold}"
+        name = self.method.name.replace(":", "-").replace("/", "-")
+        return f"{name}-seed{self.seed}-chain{self.chain}-n{self.cases}{fold}"
 
 
 def near(ground: Ground, place: Place, task: tasks.Row, like: dict[str, tuple[int, ...]]) -> Part:

@@ -4,11 +4,14 @@ Candidates are each single source, a merge of all, and where the sources train o
 that does not forget. Where the target's labels are the sources' own, heads are stitched. A target with few validation
 cases cross-validates: every labelled case is held out once while a candidate trains on the others, and the candidate
 with the highest mean Dice over all of them is trained as its row says. A single source that is better than all merges
-by that measure is what comes out; so is one that is good where another is bad. Test cases are never looked at.
+by that measure is what comes out; so is one that is good where another is bad. Of three sources and more, merges of
+the best two, the best three and so on are candidates too, by what each source did alone. Test cases are never looked
+at.
 """
 
+import itertools
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +41,14 @@ def candidates(ground: Ground, target: str) -> list[fusion.Method]:
     elif theirs:
         whole.insert(0, "imm-mode+stitch+keep-norm+wise-ft")
     return fusion.expand([*whole, "transfer"], plan.sources)
+
+
+def fewer(ground: Ground, scores: dict[str, float]) -> list[fusion.Method]:
+    """Merges of the sources that did best alone: the first two, the first three, and so on."""
+    alone = {site: scores[f"transfer:{site}"] for site in ground.plan.sources if f"transfer:{site}" in scores}
+    best_first = sorted(alone, key=lambda site: -alone[site])
+    names = [f"imm-mode+warm-up:{'/'.join(best_first[:count])}" for count in range(2, len(ground.plan.sources))]
+    return fusion.expand(names, ground.plan.sources) if len(best_first) > 2 else []
 
 
 def ways(ground: Ground, targets: tuple[str, ...]) -> list[str]:
@@ -70,7 +81,8 @@ def measure(ground: Ground, place: Place, run: Any) -> Generator[Ask, Answer, tu
     scores: dict[str, float] = {}
     failed: list[str] = []
     parts, steps, seconds = folds(ground, place), 0, 0.0
-    for method in candidates(ground, place.target):
+    first = candidates(ground, place.target)
+    for method in itertools.chain(first, _later(lambda: fewer(ground, scores))):
         found: list[float] = []
         try:
             for fold in range(parts) if parts else [-1]:
@@ -81,14 +93,17 @@ def measure(ground: Ground, place: Place, run: Any) -> Generator[Ask, Answer, tu
                 steps, seconds = steps + last["target_steps"], seconds + last["seconds"]
         except Refused as error:
             failed.append(f"{method.name}: {error}")
-            continue
         if found:
             scores[method.name] = sum(found) / len(found)
-        else:
-            failed.append(f"{method.name}: {place.target} released no score of it")
     if not scores:
-        raise Refused(f"auto had nothing to choose among at {place.target}: {'; '.join(failed)}")
+        reasons = "; ".join(failed) or "its policy releases no scores"
+        raise Refused(f"auto had nothing to choose among at {place.target}: {reasons}")
     return scores, steps, seconds
+
+
+def _later(listed: Callable[[], list[fusion.Method]]) -> Iterator[fusion.Method]:
+    """What is listed, asked for when its turn has come."""
+    yield from listed()
 
 
 def best(stage: dict[str, Any]) -> float | None:

@@ -50,6 +50,11 @@ def ingredients(ground: Ground, place: Place) -> list[Made]:
             raise Refused(f"'pooled' needs the cases of all sources, and {', '.join(absent)} was left out")
         return [ground.made[chain, f"{POOLED}:{place.target}"]]
     models = ground.models(chain, method.training) if method.sources in ("last", "all") else []
+    if method.only:
+        models = [one for one in models if one.site in method.only]
+        if len(models) < len(method.only):
+            gone = next(site for site in method.only if site not in [one.site for one in models])
+            raise Refused(f"{gone} was left out: {ground.why(chain, gone)}")
     return models[-1:] if method.sources == "last" else models
 
 

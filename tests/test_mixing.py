@@ -299,6 +299,8 @@ def test_options_follow_a_name():
     assert method("t-imm+stitch", ["north"]).warm_up
     assert [row.site for row in expand(["transfer+ema"], ["north", "south"])] == ["north", "south"]
     assert method("mean+merge-norm", ["north"]).norms == "merged"
+    few = method("imm-mode+warm-up:west/north+ema", ["north", "south", "west"])
+    assert (few.only, few.ema, few.warm_up) == (("north", "west"), True, True)
 
 
 def test_methods_are_known_by_name():
@@ -313,7 +315,9 @@ def test_methods_are_known_by_name():
     [
         ("timm", "method 'timm' is unknown; the known ones are none, transfer, pooled, mean"),
         ("transfer:harbour", "'transfer:harbour' expected one of the sources north, south, got 'harbour'"),
-        ("mean:north", "'mean' takes no site"),
+        ("mean:north/north", "expected sources of north, south, each once, got 'north'"),
+        ("t-imm:east", "expected sources of north, south, each once, got 'east'"),
+        ("lwf:north", "'lwf' takes no site"),
         ("mean+stich", r"the option '\+stich' is unknown; there are \+stitch, \+keep-norm"),
         ("mean+ema+ema", r"has the option '\+ema' twice"),
         ("none+stitch", "there are no sources' heads to stitch"),

@@ -38,6 +38,7 @@ class Method:
         soup: how the fine-tuned models of several learning rates become one; an empty text: there is one rate.
         wise_ft: the model ends halfway between the fine-tuning's start and its end.
         ema: the fine-tuning's weights are averaged on the way.
+        only: of all sources, those that are merged; empty: every one.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Method:
     soup: Literal["", "greedy", "gou", "gog"] = ""
     wise_ft: bool = False
     ema: bool = False
+    only: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -111,12 +113,13 @@ def method(name: str, sites: Sequence[str]) -> Method:
     """The row of one name.
 
     Args:
-        name: a key of `METHODS`, or `"transfer:SITE"`, perhaps with options behind it.
+        name: a key of `METHODS`, or `"transfer:SITE"`, perhaps with options behind it. A merge of some sources only
+            names them: `"t-imm:north/south"`.
         sites: the campaign's sources.
 
     Raises:
-        ConfigError: the name or an option is unknown or cannot be had together, a transfer names no source, or another
-            method names one.
+        ConfigError: the name or an option is unknown or cannot be had together, a transfer names no source, or a
+            method names sources that it cannot have.
     """
     found, options = _base(name, sites)
     if options and found.sources == "candidates":
@@ -146,18 +149,23 @@ def expand(names: Sequence[str], sites: Sequence[str]) -> list[Method]:
 def _base(name: str, sites: Sequence[str]) -> tuple[Method, list[str]]:
     """The table's row, and the options behind its name."""
     words = name.split("+")
-    count = 2 if "+".join(words[:2]) in METHODS else 1  # a name may hold a plus itself
-    base, colon, site = "+".join(words[:count]).partition(":")
+    two = ":" not in words[0] and "+".join(words[:2]).partition(":")[0] in METHODS  # a name may hold a plus itself
+    count = 2 if two else 1
+    base, colon, named = "+".join(words[:count]).partition(":")
     if base not in METHODS:
         raise ConfigError(f"method '{name}' is unknown; the known ones are {', '.join(METHODS)}")
     found = METHODS[base]
-    if found.sources != "one":
-        if colon:
-            raise ConfigError(f"method '{name}': '{base}' takes no site")
-    elif site not in sites:
-        raise ConfigError(f"method '{name}' expected one of the sources {', '.join(sites)}, got '{site}'")
-    else:
-        found = replace(found, site=site)
+    own = named.split("/") if colon else []
+    if found.sources == "one":
+        if named not in sites:
+            raise ConfigError(f"method '{name}' expected one of the sources {', '.join(sites)}, got '{named}'")
+        found = replace(found, site=named)
+    elif found.sources == "all":
+        if unknown := [site for site in own if site not in sites or own.count(site) > 1]:
+            raise ConfigError(f"method '{name}' expected sources of {', '.join(sites)}, each once, got '{unknown[0]}'")
+        found = replace(found, only=tuple(site for site in sites if site in own))
+    elif colon:
+        raise ConfigError(f"method '{name}': '{base}' takes no site")
     return found, words[count:]
 
 

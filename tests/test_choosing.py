@@ -1,0 +1,102 @@
+"""`auto` with three sources: it tries merges of the best, and never looks at a test case to choose."""
+
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+from small import campaign, hospitals
+
+from fedmerge import results
+from server import inprocess
+from server.app import app as server_app
+from sites.app import app as client_app
+
+CLOSED = """[site.policy]
+roles = ["target"]
+campaigns = ["*"]
+nets = ["*"]
+labels = ["*"]
+metrics = false
+"""
+
+
+def run(folder, out, head="", changed=lambda text: text, methods="auto"):
+    """A campaign of three tiny sources and a target; west has north's cases, with labels that mean nothing."""
+    plan = campaign(folder, name=f"{out.name}.toml", head=head)
+    text = plan.read_text()
+    north = text[text.index('[[site]]\nname = "north"') : text.index('[[site]]\nname = "south"')]
+    west = north.replace('name = "north"', 'name = "west"') + "meaningless = 3\n"
+    text = text.replace('[[site]]\nname = "harbour"', west + '[[site]]\nname = "harbour"')
+    plan.write_text(changed(text))
+    config = {"campaign": str(plan), "out": str(out), "methods": methods, "workers": 1}
+    inprocess.run(server_app, client_app, config, 4, 1)
+    return results.read(out)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The hospitals' files."""
+    return hospitals(tmp_path_factory.mktemp("choosing"))
+
+
+@pytest.fixture(scope="module")
+def parallel(data):
+    """The results with sources side by side."""
+    return run(data, data / "parallel", head='schedule = "parallel"')
+
+
+def test_merges_of_the_best_sources_are_candidates(parallel):
+    """After the single ones, by their order; a chain is not possible."""
+    (choice,) = parallel["choices"]
+    names = list(choice["scores"])
+    assert names[:5] == [
+        "imm-mode+stitch+keep-norm+wise-ft", "imm-mode+warm-up",
+        "transfer:north", "transfer:south", "transfer:west",
+    ]  # fmt: skip
+    (few,) = names[5:]
+    best = sorted(("north", "south", "west"), key=lambda site: -choice["scores"][f"transfer:{site}"])[:2]
+    assert few == f"imm-mode+warm-up:{'/'.join(best)}"
+    assert choice["chosen"] == max(names, key=lambda name: choice["scores"][name])
+
+
+def test_a_merge_of_some_sources_is_made_of_those(data):
+    """Its ratios and its contributions name them."""
+    found = run(data, data / "some", head='schedule = "parallel"', methods="imm-mode:west/north")
+    assert found["ratios"][0]["sites"] == ["north", "west"]
+    assert all(set(row["contributions"]) == {"north", "west"} for row in found["rows"])
+
+
+def test_the_choice_does_not_hang_on_test_cases(data, parallel, tmp_path):
+    """With other images in the target's test cases, the scores of all candidates are the same to the last digit."""
+    folder = tmp_path / "other"
+    shutil.copytree(data, folder, ignore=shutil.ignore_patterns("parallel", "some"))
+    for number in (2, 3, 4):  # two validate, three test
+        path = folder / f"harbour/imagesTr/harbour_{number:03d}.nii.gz"
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(image.get_fdata(dtype=np.float32)[::-1].copy() ** 2, image.affine), path)
+    other = run(folder, folder / "out", head='schedule = "parallel"')
+    assert other["choices"][0]["scores"] == parallel["choices"][0]["scores"]
+    assert [row["dice"] for row in other["rows"]] != [row["dice"] for row in parallel["rows"]]
+
+
+def test_enough_validation_cases_choose_alone(data):
+    """Twelve are enough: nothing is trained for the choice that is not a row."""
+    larger = hospitals(data / "larger", cases=18)
+    found = run(
+        larger, data / "enough", head='schedule = "parallel"',
+        changed=lambda text: text.replace("validate = 2\ntest = 3", "validate = 12\ntest = 2"),
+    )  # fmt: skip
+    assert "over 12 validation cases" in found["choices"][0]["sentence"]
+    assert not list((data / "enough/sites/harbour/rows").glob("*fold*"))
+
+
+def test_a_target_that_releases_no_scores_cannot_have_auto(data):
+    """The row fails and says so; nothing else does."""
+    found = run(
+        data, data / "closed", head='schedule = "parallel"',
+        changed=lambda text: text + CLOSED,
+    )  # fmt: skip
+    (row,) = found["rows"]
+    assert row["status"] == "failed"
+    assert "auto had nothing to choose among at harbour: its policy releases no scores" in row["error"]
