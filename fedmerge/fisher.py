@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
+from fedmerge import params
 from fedmerge.errors import DataError, NetError, Refused
 from fedmerge.params import Params
 
@@ -202,7 +203,8 @@ def _vmap(
     """The same sum with the gradients of several cases of one shape taken together."""
 
     def case_log_lik(theta: Params, image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(net, theta, (image[None],))
+        with params.holding(net, theta):
+            logits = net(image[None])
         truth = sample(logits, label.reshape(1, *logits.shape[2:])) if labels == "sampled" else label[None]
         return log_lik(logits, truth).sum()
 

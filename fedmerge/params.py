@@ -4,7 +4,8 @@ Names come from `named_parameters()`, which lists a shared tensor once; buffers 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -84,3 +85,27 @@ def digest(params: Mapping[str, Tensor]) -> str:
         total.update(f"{name}\0{tuple(value.shape)}\0".encode())
         total.update(value.numpy().data)
     return f"sha256:{total.hexdigest()}"
+
+
+@contextmanager
+def holding(net: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the block the net has these parameters and buffers; what is not named stays its own.
+
+    Gradients flow into the given tensors. `torch.func.functional_call` does not put the own ones back where a module
+    stands at two places of a net, as in MONAI's DynUNet.
+    """
+    new = {id(own): values[name] for name, own in [*net.named_parameters(), *net.named_buffers()] if name in values}
+    slots = [
+        (store, key, own)
+        for module in net.modules()
+        for store in (module._parameters, module._buffers)
+        for key, own in store.items()
+        if id(own) in new
+    ]
+    for store, key, own in slots:
+        store[key] = new[id(own)]  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for store, key, own in slots:
+            store[key] = own  # type: ignore[assignment]

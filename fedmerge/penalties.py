@@ -165,7 +165,7 @@ def drop_transfer(
         axes: name -> axis of its output kernels (`partition.kernel_axes`); 0 where it is not given.
 
     Returns:
-        name -> tensor, for `torch.func.functional_call`.
+        name -> tensor, for `params.holding`.
 
     Raises:
         ConfigError: p is outside [0, 1).

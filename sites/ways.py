@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedmerge import fisher, heads, losses, nets, params, partition, penalties, tasks
 from fedmerge.contribution import Contribution
@@ -98,8 +97,8 @@ def _drop(asked: tasks.Contribute, net: nn.Module, start: Params, before: list[C
         generator.manual_seed(asked.seed + step)
         there = _on(x.device, start)
         mixed = penalties.drop_transfer(there, own, list(there), asked.strength, generator, axes=axes)
-        logits: Tensor = functional_call(net, mixed, (x,))
-        return logits, None
+        with params.holding(net, mixed):
+            return net(x), None
 
     return Way(net, {"through": through}, lambda: params.of(net))
 

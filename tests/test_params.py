@@ -81,3 +81,28 @@ def test_the_digest_sees_values_names_and_shapes_but_not_the_order():
     assert digest == params.digest({"b": b, "a": a})
     assert len({digest, params.digest({"a": a, "c": b}), params.digest({"a": a.reshape(2, 2), "b": b}),
                 params.digest({"a": a, "b": -b})}) == 4  # fmt: skip
+
+
+def test_a_net_holds_other_weights_for_a_while_and_gets_its_own_back():
+    """Also where a module stands at two places; gradients flow into what it held, and not into its own."""
+
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = torch.nn.Linear(2, 2)
+            self.again = self.one
+
+        def forward(self, x):
+            return self.again(self.one(x))
+
+    net = Twice()
+    own = dict(net.named_parameters())
+    other = {"one.weight": (2 * torch.eye(2)).requires_grad_(), "one.bias": torch.zeros(2)}
+    with params.holding(net, other):
+        out = net(torch.ones(1, 2))
+    out.sum().backward()
+    assert out.tolist() == [[4.0, 4.0]]
+    assert other["one.weight"].grad is not None
+    assert own["one.weight"].grad is None
+    assert dict(net.named_parameters()) == own
+    assert all(isinstance(p, torch.nn.Parameter) for p in (net.one.weight, net.again.weight))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedmerge import params
 from fedmerge.errors import NetError
 from fedmerge.fusion.groups import Axis, Groups, Permutations, Segment, inverse, permute, random
 from fedmerge.fusion.operations import OPERATIONS
@@ -49,7 +50,7 @@ def of(net: nn.Module, image: Sequence[int]) -> Groups:
     trace = Trace(parameters, buffers, OPERATIONS)
     x = torch.empty((CASES, *image), device="meta")
     trace.image(x)
-    with _evaluating(net), _holding(net, {**parameters, **buffers}), _paths(net, trace), torch.no_grad(), trace:
+    with _evaluating(net), params.holding(net, {**parameters, **buffers}), _paths(net, trace), torch.no_grad(), trace:
         out = net(x)
     trace.close(out)
     return _groups(trace)
@@ -74,9 +75,9 @@ def verify(net: nn.Module, groups: Groups, image: Sequence[int], *, seed: int = 
     x = torch.randn((CASES, *image), dtype=torch.float64, generator=g)
     permuted = permute(weights, groups, random(groups, seed=seed))
     with _evaluating(net), torch.no_grad():
-        with _holding(net, weights):
+        with params.holding(net, weights):
             before = _flat(net(x))
-        with _holding(net, permuted):
+        with params.holding(net, permuted):
             after = _flat(net(x))
     change = float((before - after).abs().max() / before.abs().max())
     if not change <= 1e-9:
@@ -134,30 +135,6 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-@contextmanager
-def _holding(net: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block the net has these parameters and buffers.
-
-    `torch.func.functional_call` does not put the own ones back where a module stands at two places of a net, as in
-    MONAI's DynUNet.
-    """
-    new = {id(own): values[name] for name, own in [*net.named_parameters(), *net.named_buffers()]}
-    slots = [
-        (store, key, own)
-        for module in net.modules()
-        for store in (module._parameters, module._buffers)
-        for key, own in store.items()
-        if own is not None
-    ]
-    for store, key, own in slots:
-        store[key] = new[id(own)]  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for store, key, own in slots:
-            store[key] = own  # type: ignore[assignment]
 
 
 @contextmanager
