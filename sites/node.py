@@ -6,16 +6,23 @@ Flower takes a handshake that came to no end, because packets were dropped, for 
 asks the server for work has ended then, and the process stays, with its own API that looks healthy. Here only a
 certificate that is wrong is a wrong certificate; and whatever ends the work ends the process, so that it is started
 anew.
+
+A ClientApp that is killed while it hands over its reply leaves a reply that is never whole. Flower's SuperNode waits
+for the rest of it for ever, and takes no other message. Here it waits a minute, and gives the reply up.
 """
 
 import os
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import httpx
+
+WHOLE_S = 60.0  # for what a ClientApp hands to the SuperNode on the same machine
 
 
 def patient(invoker: Any) -> Any:  # noqa: ANN401 - Flower's
@@ -33,6 +40,40 @@ def patient(invoker: Any) -> Any:  # noqa: ANN401 - Flower's
 
     invoker.should_giveup = gives_up
     return invoker
+
+
+class Arriving:
+    """Flower's store of objects, in which what nobody brings any more is not waited for.
+
+    Args:
+        store: Flower's `ObjectStore`.
+        patience_s: how long an object may take from when it is first asked for.
+    """
+
+    def __init__(self, store: Any, patience_s: float = WHOLE_S) -> None:  # noqa: ANN401 - Flower's
+        self._store, self._patience_s = store, patience_s
+        self._asked: dict[str, float] = {}
+
+    def get(self, object_id: str) -> bytes | None:
+        """An object; empty bytes where it is not there yet.
+
+        Raises:
+            TimeoutError: it has not come for too long.
+        """
+        content: bytes | None = self._store.get(object_id)
+        if content == b"":
+            since = self._asked.setdefault(object_id, time.monotonic())
+            if time.monotonic() - since > self._patience_s:
+                raise TimeoutError(f"a part of the reply has not come for {self._patience_s:.0f} s")
+        return content
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._store, name)
+
+
+def push_whole(push: Callable[..., None]) -> Callable[..., None]:
+    """Flower's function that sends replies, with a store of objects that does not wait for ever."""
+    return lambda object_store, **others: push(object_store=Arriving(object_store), **others)
 
 
 def end(*_: object) -> None:
@@ -56,6 +97,8 @@ def main() -> None:
     connection: Any = import_module("flwr.supernode.fleet_http_connection")
     plain = connection.make_simple_http_retry_invoker
     connection.make_simple_http_retry_invoker = lambda: patient(plain())
+    client: Any = import_module("flwr.supernode.start_client_internal")
+    client._push_messages = push_whole(client._push_messages)
     threading.excepthook = fatal
     try:
         cli.flower_supernode()

@@ -10,7 +10,12 @@ import threading
 import httpx
 import pytest
 from doors import authority, door
-from flwr.supernode import fleet_http_connection
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import fleet_http_connection, start_client_internal
+from flwr.supernode.nodestate import NodeStateFactory
 
 from sites import node
 
@@ -83,3 +88,33 @@ node.main()
     )
     assert done.returncode == 1
     assert ("ZeroDivisionError" in done.stderr) is ("1 / 0" in what)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_reply_whose_rest_never_comes_is_given_up(whole, monkeypatch):
+    """Flower's own function, state and store: what is whole is sent, what is not keeps nobody."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    monkeypatch.setattr(node.Arriving.__init__, "__defaults__", (1.0,))
+    stores = ObjectStoreFactory()
+    state, store = NodeStateFactory(stores).state(), stores.store()
+    message = Message(RecordDict({"a": ConfigRecord({"b": b"x" * 1000})}), dst_node_id=1, message_type="query")
+    message.metadata.__dict__["_message_id"] = "asked"
+    reply = Message(RecordDict({"a": ConfigRecord({"b": b"y" * 1000})}), reply_to=message)
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    state.store_message(message)
+    state.store_message(reply)
+    store.preregister(1, get_object_tree(reply))
+    if whole:
+        for name, part in get_all_nested_objects(reply).items():
+            store.put(name, part.deflate())
+    sent = []
+    push = node.push_whole(start_client_internal._push_messages)
+    push(
+        state=state,
+        object_store=store,
+        send=lambda message, tree, _: ({leaf.object_id for leaf in iterate_object_tree(tree)}, "session"),
+        push_object=lambda run, session, name, content: sent.append(name),
+    )
+    assert (reply.object_id in sent) is whole
+    assert not state.get_messages_legacy(is_reply=True)
