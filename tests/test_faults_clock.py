@@ -43,7 +43,7 @@ def test_a_clock_that_is_ten_minutes_off(consortium, undisturbed, table):
         consortium.clocks[site] = off_s
         consortium.start(site)
     for site, off_s in OFF_S.items():
-        off = re.compile(rf"{site} .* refused: the clock of {site} is {'+' if off_s > 0 else '-'}(599|60\d) s off")
+        off = re.compile(rf"{site} .* refused: the clock of {site} is {'[+]' if off_s > 0 else '-'}(599|60\d) s off")
         until(lambda off=off: off.search(consortium.status()), PATIENCE_S, consortium)
         checked = consortium.command(site, "site", "check", "--home", consortium.sites[site].folder)
         assert re.search(rf"clock +error +this machine's clock is (599|60\d)\.\d s {WHERE[site]} the server's", checked)
