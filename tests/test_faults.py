@@ -1,7 +1,6 @@
 """What a deployed campaign survives: each program killed in each phase, and the numbers of an undisturbed campaign.
 
-    make slow                                                       with all other slow tests
-    .venv/bin/python -m pytest -m slow tests/test_faults*.py        all faults, with the table of what was lost
+    make slow        with all other slow tests; at the end comes the table of what was lost
 
 Every test is a consortium of its own on loopback: a server and three tiny hospitals, all programs of which are real.
 """
