@@ -8,7 +8,8 @@ certificate that is wrong is a wrong certificate; and whatever ends the work end
 anew.
 
 A ClientApp that is killed while it hands over its reply leaves a reply that is never whole. Flower's SuperNode waits
-for the rest of it for ever, and takes no other message. Here it waits a minute, and gives the reply up.
+for the rest of it for ever, and takes no other message. Here it waits a minute, and gives the reply up. And where one
+is killed after it has begun and before it has taken its message, nobody ever answers: then the process ends.
 """
 
 import os
@@ -23,6 +24,8 @@ from typing import Any
 import httpx
 
 WHOLE_S = 60.0  # for what a ClientApp hands to the SuperNode on the same machine
+IDLE_S = 15.0  # without a reply and without a task at work: what has ended has handed its reply over before
+FINISHED = "finished"  # Flower's word for the status of a task
 
 
 def patient(invoker: Any) -> Any:  # noqa: ANN401 - Flower's
@@ -71,9 +74,42 @@ class Arriving:
         return getattr(self._store, name)
 
 
+class Answering:
+    """Flower's state of a node, in which a reply is not waited for that nobody is at work on.
+
+    Args:
+        state: Flower's `NodeState`.
+        patience_s: how long there may be no reply and no task that could bring one.
+    """
+
+    def __init__(self, state: Any, patience_s: float = IDLE_S) -> None:  # noqa: ANN401 - Flower's
+        self._state, self._patience_s = state, patience_s
+        self._idle_since: float | None = None
+
+    def get_messages_legacy(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        """The messages that Flower asks for.
+
+        Raises:
+            RuntimeError: there is none, and there will be none.
+        """
+        found = self._state.get_messages_legacy(*args, **options)
+        if found or any(task.status.status != FINISHED for task in self._state.get_tasks()):
+            self._idle_since = None
+            return found
+        since = self._idle_since = self._idle_since or time.monotonic()
+        if time.monotonic() - since > self._patience_s:
+            raise RuntimeError("the program that was to answer a message has died before it took it")
+        return found
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._state, name)
+
+
 def push_whole(push: Callable[..., None]) -> Callable[..., None]:
-    """Flower's function that sends replies, with a store of objects that does not wait for ever."""
-    return lambda object_store, **others: push(object_store=Arriving(object_store), **others)
+    """Flower's function that sends replies, which now waits for what can come only."""
+    return lambda state, object_store, **others: push(
+        state=Answering(state), object_store=Arriving(object_store), **others
+    )
 
 
 def end(*_: object) -> None:

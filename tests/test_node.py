@@ -6,11 +6,13 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 
 import httpx
 import pytest
 from doors import authority, door
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
@@ -118,3 +120,22 @@ def test_a_reply_whose_rest_never_comes_is_given_up(whole, monkeypatch):
     )
     assert (reply.object_id in sent) is whole
     assert not state.get_messages_legacy(is_reply=True)
+
+
+def test_a_message_that_nobody_is_at_work_on_ends_the_wait():
+    """As long as there is a task, however long it takes, a reply may come; once it has ended without one, none will."""
+    state = NodeStateFactory(ObjectStoreFactory()).state()
+    awaited = node.Answering(state, patience_s=0.2)
+    task = state.create_task(task_type=TaskType.CLIENT_APP, run_id=1, fab_hash="a")
+    assert task is not None
+    for _ in range(2):
+        assert not awaited.get_messages_legacy(is_reply=True)
+        time.sleep(0.3)
+    state.claim_task(task)
+    state.activate_task(task)
+    assert not awaited.get_messages_legacy(is_reply=True)
+    assert state.finish_task(task, "failed", "killed")
+    assert not awaited.get_messages_legacy(is_reply=True)
+    time.sleep(0.3)
+    with pytest.raises(RuntimeError, match="has died before it took it"):
+        awaited.get_messages_legacy(is_reply=True)
