@@ -105,12 +105,9 @@ HOSTILE = """
     run(path, out / "run", "mean", hostile.app("south", attacks["truncated"]), reuse=str(out / "honest"))
     grown, reasons = {}, {}
     for name, app in apps.items():
-        found = []  # pages that the system took away before, and that come back, count as grown: the least is ours
-        while len(found) < 3 and min(found, default=2**40) >= 2**26:
-            watch = Watch()
-            results = run(path, out / "run", "mean", app, reuse=str(out / "honest"))
-            found.append(watch.grown())
-        grown[name] = min(found)
+        watch = Watch()
+        results = run(path, out / "run", "mean", app, reuse=str(out / "honest"))
+        grown[name] = watch.grown()
         reasons[name] = [one["reason"] for one in results["left_out"]]
     print(json.dumps({"contribution": len(good), "grown": grown, "reasons": reasons}))
 """
