@@ -7,7 +7,7 @@ deviation. Nothing is ranked and nothing is left out.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fedmerge import evaluation, figures
+from fedmerge import evaluation, figures, whole
 from fedmerge.comparison import REFERENCE, Line, grouped, last_stage
 from fedmerge.comparison import lines as table
 from fedmerge.results import STAGES, Results, read, to_json, validate
@@ -129,9 +129,7 @@ def write(results: Results, out: Path) -> list[Path]:
     texts = {"results.json": to_json(results), "results.md": markdown(results)}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        part = out / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(out / name)
+        whole.write(out / name, text)
     for file, draw in FIGURES.values():
         figures.save(draw(results), out / file)
     return [out / file for file in (*texts, *(file for file, _ in FIGURES.values()))]

@@ -5,8 +5,6 @@ Three documents share one container: `fedmerge-contribution/1` (a site's contrib
 are float32. Writing is deterministic; reading checks everything before anything is used.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedmerge import container
+from fedmerge import container, whole
 from fedmerge.contribution import FISHER_LABELS, Contribution, check_finite, check_fisher, check_magnitude, slabs
 from fedmerge.errors import Refused
 from fedmerge.params import Params
@@ -65,7 +63,7 @@ def write(c: Contribution, path: Path) -> None:
     Raises:
         Refused: as in `to_bytes`.
     """
-    _replace(path, to_bytes(c))
+    whole.write(path, to_bytes(c))
 
 
 def read(path: Path, *, max_bytes: int | None = None, site: str = "") -> Contribution:
@@ -134,7 +132,7 @@ def write_model(params: Mapping[str, Tensor], info: Mapping[str, Any], path: Pat
     Raises:
         Refused: a name, dtype or value breaks a rule of the format.
     """
-    _replace(path, _write(params, {**info, "format": MODEL}, str(path)))
+    whole.write(path, _write(params, {**info, "format": MODEL}, str(path)))
 
 
 def read_model(path: Path) -> tuple[Params, dict[str, Any]]:
@@ -291,17 +289,3 @@ def _mapped(path: Path, who: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
     except (OSError, ValueError) as error:  # ValueError: an empty file
         raise Refused(f"{who}: the file cannot be read: {error}") from None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write beside the file, then take its place: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

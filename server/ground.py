@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedmerge import nets, params, partition, tasks, wire
+from fedmerge import nets, params, partition, tasks, whole, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.params import Params
 from server import inbound
 from server.plan import Plan
 from server.record import Witness
-from server.store import Store, write
+from server.store import Store
 
 log = logging.getLogger("fedmerge")
 
@@ -115,14 +115,14 @@ class Ground:
         """
         path = self.store.folder / STARTS / f"{params.digest(weights).removeprefix('sha256:')}.safetensors"
         if not path.exists():
-            write(path, wire.params_to_bytes(weights))
+            whole.write(path, wire.params_to_bytes(weights))
         return path
 
     def keep(self, body: Params) -> Path:
         """A model that the server itself has made of several, as a file under its digest; it stays."""
         path = self.store.folder / BODIES / f"{params.digest(body).removeprefix('sha256:')}.safetensors"
         if not path.exists():
-            write(path, wire.params_to_bytes(body))
+            whole.write(path, wire.params_to_bytes(body))
         return path
 
     def sweep(self) -> None:

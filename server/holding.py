@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
+from fedmerge import whole
 from fedmerge.contribution import slabs
 from fedmerge.errors import CampaignStopped, ConfigError
 from fedmerge.params import Params
 from server.ground import Ground, Made
-from server.store import write
 
 log = logging.getLogger("fedmerge")
 
@@ -106,7 +106,7 @@ def judge(ground: Ground) -> list[Change]:
     """
     found = changes(ground)
     table = [asdict(one) | {"times": told(one.times)} for one in found]
-    write(ground.store.folder / CHANGES, json.dumps(table, indent=1).encode())
+    whole.write(ground.store.folder / CHANGES, json.dumps(table, indent=1).encode())
     held = [one for one in found if one.verdict == "held"]
     for one in found:
         if one.verdict in ("held", "reported"):
@@ -166,7 +166,7 @@ def release(folder: Path, site: str, now: str) -> list[str]:
         raise ConfigError(f"{run_of(folder)}: no weights of {site} are held; held are {', '.join(held) or 'none'}")
     said = words(folder)
     said["released"] |= dict.fromkeys(names, now)
-    write(folder / WORDS, json.dumps(said, indent=1).encode())
+    whole.write(folder / WORDS, json.dumps(said, indent=1).encode())
     return names
 
 
@@ -201,14 +201,14 @@ def leave_out(folder: Path, site: str, now: str) -> None:
     if not set(there) - {site} - said["left-out"].keys():
         raise ConfigError(f"{run_of(folder)}: {site} is the last source; a campaign needs one")
     said["left-out"][site] = now
-    write(folder / WORDS, json.dumps(said, indent=1).encode())
+    whole.write(folder / WORDS, json.dumps(said, indent=1).encode())
 
 
 def forget(folder: Path, site: str, now: str) -> None:
     """Go on without a source whose contributions are withdrawn, whoever is left."""
     said = words(folder)
     said["left-out"][site] = f"{now}, withdrawn"
-    write(folder / WORDS, json.dumps(said, indent=1).encode())
+    whole.write(folder / WORDS, json.dumps(said, indent=1).encode())
 
 
 def store_of(run: str, runs: Path | None) -> Path:

@@ -7,8 +7,7 @@ to them. The authority itself cannot be renewed: another certificate would be an
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-
+from fedmerge import whole
 from fedmerge.errors import ConfigError
 from fedmerge.trust import audit, certificates, keys, roster
 from fedmerge.trust.dates import DAY, day
@@ -71,8 +70,8 @@ def renew(home: Home, now: float) -> Renewed:
         before = roster.open(home.roster.read_bytes(), ca, now, ended=True)
         server, signer = keys.read_node(home.server_key).public_key(), keys.read_signing(home.roster_key).public_key()
         made = certificates.server_certificate(own, ca, server, home.hosts, now)
-        _replace(home.server_certificate, made)
-        _replace(home.roster_certificate, certificates.roster_certificate(own, ca, signer, now))
+        whole.write(home.server_certificate, certificates.text(made))
+        whole.write(home.roster_certificate, certificates.text(certificates.roster_certificate(own, ca, signer, now)))
         until = certificates.dates_of(made)[1]
         fresh = rosters.write(home, before, before.entries, before.past, now, "certificates renewed")
         log = audit.Log(home.audit, keys.read_signing(home.audit_key), audit.SERVER, clock=lambda: now)
@@ -82,10 +81,3 @@ def renew(home: Home, now: float) -> Renewed:
 
 def _end(path: Path) -> float:
     return certificates.dates_of(certificates.read(path.read_bytes(), str(path)))[1]
-
-
-def _replace(path: Path, certificate: x509.Certificate) -> None:
-    """Write a certificate whole or not at all."""
-    fresh = path.with_name(f".{path.name}.part")
-    fresh.write_text(certificates.text(certificate), encoding="utf-8")
-    fresh.replace(path)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmerge import evaluation, fusion, params, tasks, wire
+from fedmerge import evaluation, fusion, params, tasks, whole, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import recipe
 from server import adaptation, choosing, inbound, merging
@@ -16,7 +16,7 @@ from server.exchange import Answer, Ask, Conversation, Part
 from server.ground import Ground, Made
 from server.merging import Outcome
 from server.stages import Finetune
-from server.store import key, write
+from server.store import key
 
 log = logging.getLogger("fedmerge")
 
@@ -202,7 +202,7 @@ def _finetune(ground: Ground, place: Place, task: tasks.Row, fused: Path | None)
     told = dataclasses.asdict(tasks.from_table(tasks.Finetuned, answer.task, place.target))
     if "model" in answer.payload:
         model = answer.need("model", place.target)
-        write(merging.models(ground) / place.target / f"{place.label}.fine-tuned.safetensors", model)
+        whole.write(merging.models(ground) / place.target / f"{place.label}.fine-tuned.safetensors", model)
     ground.store.keep_phase(name, told)
     return told
 

@@ -21,11 +21,10 @@ from typing import Any
 
 import tomli_w
 
-from fedmerge import campaign
+from fedmerge import campaign, whole
 from fedmerge.errors import ConfigError
 from server import consortium, verdict
 from server.home import Home
-from server.store import write
 
 STATES = ("queued", "running", "stopping", "done", "stopped")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -122,7 +121,7 @@ def alone(home: Home, name: str) -> Iterator[None]:
 
 def keep(home: Home, run: Run) -> Run:
     """Write the record; `alone` is around it."""
-    write(folder(home, run.name) / "run.json", json.dumps(asdict(run), indent=1).encode())
+    whole.write(folder(home, run.name) / "run.json", json.dumps(asdict(run), indent=1).encode())
     return run
 
 
@@ -175,7 +174,7 @@ def _queued(home: Home, name: str, text: str, options: dict[str, Any], now: floa
     """The record of a run that begins, or begins again."""
     file = folder(home, name) / "campaign.toml"
     if not (folder(home, name) / "run.json").exists():
-        write(file, text.encode())
+        whole.write(file, text.encode())
         return Run(name, options, "queued", now, now)
     run = read(home, name)
     if not run.over:

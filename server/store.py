@@ -6,35 +6,18 @@ would come out the same.
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from fedmerge import whole
 
 
 def key(**ingredients: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
     """A name for what these ingredients make: 24 hexadecimal digits of the SHA-256 of their JSON."""
     text = json.dumps(ingredients, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write so that the file is either absent, old or whole, also when the machine stops in between.
-
-    Where there is no room, nothing of it is left: it is tried again and again, and would fill the disk by itself.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -72,7 +55,7 @@ class Store:
         if isinstance(data, Path):
             return data
         path = self.folder / "incoming" / f"{name}.came"
-        write(path, data)
+        whole.write(path, data)
         return path
 
     def keep_contribution(self, name: str, data: bytes | Path) -> Path:
@@ -82,7 +65,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             data.replace(path)
         else:
-            write(path, data)
+            whole.write(path, data)
         return path
 
     def phase(self, name: str) -> dict[str, Any] | None:
@@ -95,7 +78,7 @@ class Store:
 
     def keep_phase(self, name: str, result: Mapping[str, Any]) -> None:
         """Store the result of a finished phase."""
-        write(self.folder / "phases" / f"{name}.json", json.dumps(result, sort_keys=True).encode())
+        whole.write(self.folder / "phases" / f"{name}.json", json.dumps(result, sort_keys=True).encode())
 
     def blob(self, name: str) -> Path:
         """Where the tensors of a phase are, or will be (logits, the state of a far fit)."""
@@ -103,7 +86,7 @@ class Store:
 
     def keep_blob(self, name: str, data: bytes) -> None:
         """Store the tensors of a phase."""
-        write(self.blob(name), data)
+        whole.write(self.blob(name), data)
 
 
 def _second_place(found: Path, path: Path) -> Path:
@@ -114,5 +97,5 @@ def _second_place(found: Path, path: Path) -> Path:
     except FileExistsError:
         pass
     except OSError:
-        write(path, found.read_bytes())
+        whole.write(path, found.read_bytes())
     return path

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedmerge import whole
 from fedmerge.errors import CampaignStopped, FedmergeError
-from server.store import write
 
 DONE = "done"
 UNEXPECTED = "the server's app failed; its log has the reason"
@@ -49,7 +49,7 @@ def tell(out: Path, told: str) -> None:
     """Write the words down, whole or not at all; a disk that is full leaves none."""
     if told:
         with contextlib.suppress(OSError):
-            write(path(out), told.encode())
+            whole.write(path(out), told.encode())
 
 
 def forget(out: Path) -> None:

@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmerge import averaging, params, schedules, tasks, training, wire
+from fedmerge import averaging, params, schedules, tasks, training, whole, wire
 from fedmerge.fusion import soup
 from fedmerge.params import Params
 from sites.bench import Bench
 from sites.inbound import Declined
 from sites.progress import report
-from sites.source import keep
 
 Train = Callable[..., training.History]
 
@@ -131,6 +130,6 @@ def _group(
         path = folder / f"snapshot-{number}.safetensors"
         if not path.exists():
             run.advance(step)
-            keep(path, wire.params_to_bytes(params.of(bench.net)))
+            whole.write(path, wire.params_to_bytes(params.of(bench.net)))
         models.append(wire.params_from_bytes(path.read_bytes()))
     return models, run.finish()

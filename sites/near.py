@@ -8,9 +8,8 @@ near-STEP.json                 the curve and the seconds so far; written last, s
 import json
 from pathlib import Path
 
-from fedmerge import tasks, training, wire
+from fedmerge import tasks, training, whole, wire
 from fedmerge.params import Params
-from sites.source import keep
 
 
 def every(steps: int) -> int:
@@ -31,8 +30,8 @@ def save(folder: Path, run: training.Run, state: Params, curve: tasks.Curve, sec
     name = f"near-{run.step}"
     run.save(folder / f"{name}.safetensors")
     if state:
-        keep(folder / f"{name}.logits.safetensors", wire.params_to_bytes(state))
-    keep(folder / f"{name}.json", json.dumps({"curve": curve, "seconds": seconds}).encode())
+        whole.write(folder / f"{name}.logits.safetensors", wire.params_to_bytes(state))
+    whole.write(folder / f"{name}.json", json.dumps({"curve": curve, "seconds": seconds}).encode())
     forget(folder, but=name)
 
 

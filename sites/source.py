@@ -1,8 +1,6 @@
 """What a site does as a source: describe itself, train at home, take the Fisher, score a model on its own task."""
 
 import dataclasses
-import os
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedmerge import devices, evaluation, fisher, nets, params, partition, tasks, training, wire
+from fedmerge import devices, evaluation, fisher, nets, params, partition, tasks, training, whole, wire
 from fedmerge import parts as weights_parts
 from fedmerge.contribution import Contribution
 from sites import cases, outbound, predict, ways
@@ -151,7 +149,7 @@ def _train(
             fisher_labels=asked.fisher,
             settings=asked.key,
         )
-        keep(kept, wire.to_bytes(contribution))
+        whole.write(kept, wire.to_bytes(contribution))
     answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, loss)
     return outbound.answer(site, answer), {"contribution": outbound.contribution(site, kept, asked.key)}
 
@@ -229,20 +227,3 @@ def _check_net(site: Site, net: tasks.Net) -> None:
         raise Declined(f"{site.name}: the task expected labels {net.labels}, got {tuple(site.data.labels)}")
     if net.in_channels != len(site.data.modalities):
         raise Declined(f"{site.name}: expected {net.in_channels} channels, got {len(site.data.modalities)}")
-
-
-def keep(path: Path, data: bytes) -> None:
-    """Write a file of the site's own so that it is absent or whole, also when the machine stops in between.
-
-    Where there is no room, nothing of it is left: it is tried again and again, and would fill the disk by itself.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

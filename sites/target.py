@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fedmerge import params, parts, tasks, training, wire
+from fedmerge import params, parts, tasks, training, whole, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import fitting
 from fedmerge.params import Params
@@ -16,7 +16,7 @@ from sites.bench import Bench, card, received
 from sites.config import Site
 from sites.inbound import Declined
 from sites.progress import report
-from sites.source import Payload, keep
+from sites.source import Payload
 
 Answer = tuple[dict[str, Any], Payload]
 
@@ -39,7 +39,7 @@ def receive(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any
                 received(site, name).parent.mkdir(parents=True, exist_ok=True)
                 data.replace(received(site, name))
             else:
-                keep(received(site, name), data)
+                whole.write(received(site, name), data)
     _make_room(site, asked.digests)
     return tasks.to_table(tasks.Receive(tuple(n for n in asked.digests if received(site, n).exists())))
 
@@ -145,10 +145,10 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
         start=start,
         adapted=bench.score(),
     )
-    keep(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))
+    whole.write(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))
     if bench.logits:
-        keep(folder / "logits.safetensors", wire.params_to_bytes(bench.logits))
-    keep(folder / "adapted.json", json.dumps(tasks.to_table(answer)).encode())
+        whole.write(folder / "logits.safetensors", wire.params_to_bytes(bench.logits))
+    whole.write(folder / "adapted.json", json.dumps(tasks.to_table(answer)).encode())
     near.forget(folder)
     return outbound.answer(site, answer), _logits(folder)
 
@@ -180,7 +180,7 @@ def pull(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
     curve = bench.point(step) if last or _due(settings, step) else []
     if last:
         bench.settle()
-        keep(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))
+        whole.write(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))
         answer = tasks.Pulled(curve, time.monotonic() - began, start, bench.score())
         return outbound.answer(site, answer), {}
     run.advance(step + 1)
@@ -188,8 +188,8 @@ def pull(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
     watched = row.net.fusable if bench.method.fits else ()
     gradient = wire.params_to_bytes(_gradient(bench.net, watched))
     answer = tasks.Pulled(curve, time.monotonic() - began, start)
-    keep(done.with_suffix(".json"), json.dumps(tasks.to_table(answer)).encode())
-    keep(done, gradient)
+    whole.write(done.with_suffix(".json"), json.dumps(tasks.to_table(answer)).encode())
+    whole.write(done, gradient)
     for old in ("pulled-{}.safetensors", "pulled-{}.json", "far-{}.safetensors"):
         (folder / old.format(step - 1)).unlink(missing_ok=True)  # two steps back nobody can ask any more
     report(site.name, f"adapting {row.label} (far)", step + 1, settings["steps"])
@@ -227,5 +227,5 @@ def finetune(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
     )
     path = folder / "fine-tuned.safetensors"
     wire.write_model(params.of(bench.net), card(bench), path)
-    keep(done, json.dumps(tasks.to_table(answer)).encode())
+    whole.write(done, json.dumps(tasks.to_table(answer)).encode())
     return outbound.answer(site, answer), outbound.model(site, path)

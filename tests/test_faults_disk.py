@@ -10,8 +10,7 @@ import pytest
 from deployed import until
 from disturbed import EVERY, PATIENCE_S, Disturbed
 
-from server import store
-from sites import source
+from fedmerge import whole
 
 SIZE = "24m"
 
@@ -50,13 +49,12 @@ def fill(folder):
     return path
 
 
-@pytest.mark.parametrize("keep", [store.write, source.keep])
-def test_a_write_that_finds_no_room_leaves_nothing_behind(tmp_path, keep):
+def test_a_write_that_finds_no_room_leaves_nothing_behind(tmp_path):
     """On a real disk that has half the room: what is tried again and again does not fill it by itself."""
     with disk(tmp_path / "small") as folder:
         for _ in range(2):
             with pytest.raises(OSError, match="No space left"):
-                keep(folder / "x", bytes(32 * 2**20))
+                whole.write(folder / "x", bytes(32 * 2**20))
             assert list(folder.iterdir()) == []
 
 

@@ -11,10 +11,9 @@ from small import hospitals
 from test_campaign import run
 from test_cli import command
 
-from fedmerge import wire
+from fedmerge import whole, wire
 from fedmerge.trust import audit, keys
 from server import presence, runs
-from server.store import write
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +118,7 @@ def held(server, *sites):
         {"site": site, "chain": 0, "name": f"sha256:{site}", "verdict": "held" if site in sites else "within"}
         for site in ("north", "south", "west")
     ]
-    write(runs.out(server, "first") / "server/changes.json", json.dumps(table).encode())
+    whole.write(runs.out(server, "first") / "server/changes.json", json.dumps(table).encode())
 
 
 PLAN = """
@@ -163,7 +162,7 @@ def test_a_run_by_its_folder_is_resumed_by_hand(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FEDMERGE_SERVER", raising=False)
     table = [{"site": site, "chain": 0, "name": site, "verdict": "held"} for site in ("north", "south")]
-    write(tmp_path / "out/server/changes.json", json.dumps(table).encode())
+    whole.write(tmp_path / "out/server/changes.json", json.dumps(table).encode())
     assert command("server", "leave-out", "out", "north") == 0
     assert command("server", "release", "out", "south") == 0
     assert "Resume the run out." in capsys.readouterr().out

@@ -2,7 +2,8 @@
 
 import pytest
 
-from server.store import Store, key, write
+from fedmerge import whole
+from server.store import Store, key
 
 
 def test_a_key_depends_on_every_ingredient_and_on_no_order():
@@ -37,13 +38,13 @@ def test_phases_come_back_as_they_went_in(tmp_path):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     """A disk that is full in the middle of a write leaves the file as it was, and nothing beside it."""
     path = tmp_path / "x"
-    write(path, b"old")
+    whole.write(path, b"old")
 
     def no_disk(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", no_disk)
     with pytest.raises(OSError, match="No space"):
-        write(path, b"new")
+        whole.write(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmerge import results
+from fedmerge import results, whole
 from fedmerge.bench import summary, verdicts
 from fedmerge.bench.runs import Run
 from fedmerge.bench.suite import Suite, named
@@ -142,6 +142,4 @@ def to_json(bench: Bench) -> str:
 def write(bench: Bench, out: Path) -> None:
     """Write `bench.json`, and the runs' results in one `results.json`."""
     for name, text in (("bench.json", to_json(bench)), ("results.json", results.to_json(bench.results))):
-        part = out / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(out / name)
+        whole.write(out / name, text)

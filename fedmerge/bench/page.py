@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fedmerge import figures
+from fedmerge import figures, whole
 from fedmerge.bench import pictures, summary
 from fedmerge.bench.gather import Bench, choices, reference_of
 from fedmerge.bench.legend import about_slices, legend
@@ -29,9 +29,8 @@ def write(bench: Bench, out: Path, slices: Figure | None = None) -> Path:
         out: the folder.
         slices: images with contours, where predictions were kept.
     """
-    part = out / "bench.html.part"
-    part.write_text(html(bench, slices), encoding="utf-8")
-    return part.replace(out / "bench.html")
+    whole.write(out / "bench.html", html(bench, slices))
+    return out / "bench.html"
 
 
 def html(bench: Bench, slices: Figure | None = None) -> str:
