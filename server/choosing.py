@@ -4,14 +4,16 @@ Candidates are each single source, a merge of all, and where the sources train o
 that does not forget. Where the target's labels are the sources' own, heads are stitched. A target with few validation
 cases cross-validates: every labelled case is held out once while a candidate trains on the others, and the candidate
 with the highest mean Dice over all of them is trained as its row says. A single source that is better than all merges
-by that measure is what comes out; so is one that is good where another is bad. Of three sources and more, merges of
-the best two, the best three and so on are candidates too, by what each source did alone. Test cases are never looked
-at.
+by that measure is what comes out; so is one that is good where another is bad.
+
+Of three sources and more, some may be better than all, by what each source did alone: merges of the best two, the best
+three and so on are candidates too, and chains that leave out the worst one, the worst two and so on, until that helps
+no more. Such a chain is trained when it is asked for. Test cases are never looked at.
 """
 
 import itertools
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,36 +26,92 @@ from server.merging import Outcome
 
 log = logging.getLogger("fedmerge")
 
+STITCHED = "imm-mode+stitch+keep-norm+wise-ft"
+CHAIN = "lwf+stitch+wise-ft"
 ENOUGH = 12  # validation cases: with as many they choose alone, and nothing is trained more than once
 FOLDS = 3
+
+
+class Wanted(Exception):
+    """A chain that nobody has trained yet.
+
+    Attributes:
+        way: of the chain (`fusion.Method.way`).
+    """
+
+    def __init__(self, way: str) -> None:
+        super().__init__(way)
+        self.way = way
 
 
 def candidates(ground: Ground, target: str) -> list[fusion.Method]:
     """The methods that `auto` chooses among at a target, best guess first: of equals the first is taken."""
     plan = ground.plan
-    known = {label for name in plan.sources if name in ground.nets for label in ground.nets[name].labels}
-    theirs = set(ground.nets[target].labels) <= known
     whole = ["imm-mode+warm-up"]
     if plan.fit == "far":
         return fusion.expand(whole, plan.sources)
-    if plan.schedule == "chain" and len(plan.sources) > 1 and not ground.given:
-        whole.insert(0, "lwf+stitch+wise-ft" if theirs else "lwf")
-    elif theirs:
-        whole.insert(0, "imm-mode+stitch+keep-norm+wise-ft")
+    if _chained(ground):
+        whole.insert(0, _named(ground, target, plan.sources, CHAIN))
+    elif _known(ground, target, plan.sources):
+        whole.insert(0, STITCHED)
     return fusion.expand([*whole, "transfer"], plan.sources)
 
 
-def fewer(ground: Ground, scores: dict[str, float]) -> list[fusion.Method]:
-    """Merges of the sources that did best alone: the first two, the first three, and so on."""
-    alone = {site: scores[f"transfer:{site}"] for site in ground.plan.sources if f"transfer:{site}" in scores}
+def further(ground: Ground, target: str, scores: dict[str, float]) -> Iterator[fusion.Method]:
+    """Candidates of some sources only, in the order in which they are worth a try.
+
+    Args:
+        ground: the campaign.
+        target: who chooses.
+        scores: of all candidates so far; a chain of fewer sources follows where the one before was no worse.
+    """
+    sources = ground.plan.sources
+    alone = {site: scores[f"transfer:{site}"] for site in sources if f"transfer:{site}" in scores}
     best_first = sorted(alone, key=lambda site: -alone[site])
-    names = [f"imm-mode+warm-up:{'/'.join(best_first[:count])}" for count in range(2, len(ground.plan.sources))]
-    return fusion.expand(names, ground.plan.sources) if len(best_first) > 2 else []
+    if len(best_first) < 3:
+        return
+    for count in range(2, len(best_first)):
+        few = [site for site in sources if site in best_first[:count]]
+        yield fusion.method(_of("imm-mode+warm-up", few), sources)
+        if not _chained(ground) and _known(ground, target, few):
+            yield fusion.method(_of(STITCHED, few), sources)
+    last = _named(ground, target, sources, CHAIN)
+    for count in range(len(best_first) - 1, 1, -1) if _chained(ground) else ():
+        few = [site for site in sources if site in best_first[:count]]
+        name = _named(ground, target, few, _of(CHAIN, few))
+        yield fusion.method(name, sources)
+        if name not in scores or scores[name] < scores.get(last, 0.0):
+            return
+        last = name
+
+
+def _chained(ground: Ground) -> bool:
+    """Whether the sources can train one after the other in a way of their own."""
+    return ground.plan.schedule == "chain" and len(ground.plan.sources) > 1 and not ground.given
+
+
+def _known(ground: Ground, target: str, sources: Sequence[str]) -> bool:
+    """Whether each of the target's labels is one of these sources'."""
+    known = {label for name in sources if name in ground.nets for label in ground.nets[name].labels}
+    return set(ground.nets[target].labels) <= known
+
+
+def _of(name: str, sources: Sequence[str]) -> str:
+    """The name of a method for some sources only."""
+    base, plus, options = name.partition("+")
+    if options.startswith("warm-up"):  # part of the name
+        base, plus, options = name, "", ""
+    return f"{base}:{'/'.join(sources)}{plus}{options}"
+
+
+def _named(ground: Ground, target: str, sources: Sequence[str], name: str) -> str:
+    """The chain as the target can use it: with the sources' heads, or without where it has labels of its own."""
+    return name if _known(ground, target, sources) else name.replace("+stitch+wise-ft", "")
 
 
 def ways(ground: Ground, targets: tuple[str, ...]) -> list[str]:
     """How the sources have to train for the candidates."""
-    found = (method.training for target in targets for method in candidates(ground, target))
+    found = (method.way for target in targets for method in candidates(ground, target))
     return list(dict.fromkeys(found))
 
 
@@ -77,14 +135,15 @@ def measure(ground: Ground, place: Place, run: Any) -> Generator[Ask, Answer, tu
 
     Raises:
         Refused: the target's policy releases no metrics, or no candidate could be run; says why.
+        Wanted: a chain of some sources is to be tried, and has to be trained first.
     """
     scores: dict[str, float] = {}
     failed: list[str] = []
     parts, steps, seconds = folds(ground, place), 0, 0.0
-    first = candidates(ground, place.target)
-    for method in itertools.chain(first, _later(lambda: fewer(ground, scores))):
+    for method in itertools.chain(candidates(ground, place.target), further(ground, place.target, scores)):
         found: list[float] = []
         try:
+            _there(ground, place.chain, method)
             for fold in range(parts) if parts else [-1]:
                 outcome = yield from run(replace(place, method=method, fold=fold, folds=parts))
                 last = outcome.stages[-1]
@@ -101,9 +160,19 @@ def measure(ground: Ground, place: Place, run: Any) -> Generator[Ask, Answer, tu
     return scores, steps, seconds
 
 
-def _later(listed: Callable[[], list[fusion.Method]]) -> Iterator[fusion.Method]:
-    """What is listed, asked for when its turn has come."""
-    yield from listed()
+def _there(ground: Ground, chain: int, method: fusion.Method) -> None:
+    """Whether a chain of some sources has trained.
+
+    Raises:
+        Wanted: nobody has asked for it yet.
+        Refused: it was asked for, and cannot be had.
+    """
+    if method.sources != "last" or not method.only:
+        return
+    if reason := ground.gone.get((chain, method.way)):
+        raise Refused(reason)
+    if ground.sources(chain, method.way) != method.only:
+        raise Wanted(method.way)
 
 
 def best(stage: dict[str, Any]) -> float | None:

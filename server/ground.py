@@ -58,6 +58,7 @@ class Ground:
         given: the files that stand for a source's training.
         made: (chain, name) -> the contribution; see `named`.
         left: (chain, site) -> why the campaign goes on without this source; chain None: in all chains.
+        gone: (chain, way) -> why a chain that `auto` asked for cannot be had.
         ancestors: chain -> what its sites start from.
         witness: writes into the server's audit log.
     """
@@ -69,6 +70,7 @@ class Ground:
     given: dict[str, Path]
     made: dict[tuple[int, str], Made] = field(default_factory=dict)
     left: dict[tuple[int | None, str], str] = field(default_factory=dict)
+    gone: dict[tuple[int, str], str] = field(default_factory=dict)
     ancestors: dict[int, Params] = field(default_factory=dict)
     witness: Witness = field(default_factory=Witness)
 

@@ -49,7 +49,7 @@ def ingredients(ground: Ground, place: Place) -> list[Made]:
             absent = [name for name in ground.plan.sources if name not in ground.sites]
             raise Refused(f"'pooled' needs the cases of all sources, and {', '.join(absent)} was left out")
         return [ground.made[chain, f"{POOLED}:{place.target}"]]
-    models = ground.models(chain, method.training) if method.sources in ("last", "all") else []
+    models = ground.models(chain, method.way) if method.sources in ("last", "all") else []
     if method.only:
         models = [one for one in models if one.site in method.only]
         if len(models) < len(method.only):

@@ -40,7 +40,7 @@ class Plan:
     adapt: Adapt
     finetune: Finetune
     members: tuple[Member, ...]
-    method: str = "t-imm"
+    method: str = "auto"
     methods: tuple[str, ...] = ()
     fit: str = "near"
     schedule: str = "chain"

@@ -89,7 +89,7 @@ def _check_labels(ground: Ground, place: Place, made: list[Made]) -> None:
         Refused: a label of the target is none of the sources'.
     """
     kept = place.method.training == "lwf"
-    sites = ground.sources(place.chain, "lwf") if kept else [one.site for one in made]
+    sites = ground.sources(place.chain, place.method.way) if kept else [one.site for one in made]
     known = list(dict.fromkeys(label for site in sites for label in ground.nets[site].labels))
     for label in ground.nets[place.target].labels:
         if label not in known:
@@ -103,7 +103,7 @@ def _kept(ground: Ground, place: Place) -> dict[str, list[str]]:
     """The labels of the heads that the last source of a chain kept for those before it."""
     if place.method.training != "lwf":
         return {}
-    return {site: list(ground.nets[site].labels) for site in ground.sources(place.chain, "lwf")[:-1]}
+    return {site: list(ground.nets[site].labels) for site in ground.sources(place.chain, place.method.way)[:-1]}
 
 
 def _finish(settings: Finetune, method: fusion.Method) -> dict[str, Any]:
@@ -112,14 +112,25 @@ def _finish(settings: Finetune, method: fusion.Method) -> dict[str, Any]:
     return soup | ({"share": settings.share} if method.wise_ft else {})
 
 
-def row(ground: Ground, place: Place, outcomes: list[Outcome]) -> Conversation:
-    """Run one row and add its outcome; a refusal fails the row, not the campaign."""
+def row(ground: Ground, place: Place, outcomes: list[Outcome], waiting: dict[Place, str]) -> Conversation:
+    """Run one row and add its outcome; a refusal fails the row, not the campaign.
+
+    Args:
+        ground: the campaign.
+        place: the row.
+        outcomes: gets its outcome.
+        waiting: gets the way of a chain that `auto` wants to try and that nobody has trained yet (`Method.way`); the
+            row is to be run again once it is there, and finds on disk what it has done.
+    """
     outcome = Outcome(place, [])
     outcomes.append(outcome)
     try:
         yield from (
             _choose(ground, place, outcome) if place.method.sources == "candidates" else _phases(ground, place, outcome)
         )
+    except choosing.Wanted as wanted:
+        outcomes.remove(outcome)
+        waiting[place] = wanted.way
     except Refused as error:
         log.warning("%s: %s", place.label, error)
         outcome.stages.append(stage(place, "fine-tuned", None, [], 0, 0.0) | {"status": "failed", "error": str(error)})

@@ -151,7 +151,7 @@ class FedMerge(Strategy):
 
         What the sources made is judged before anybody else sees it.
         """
-        ways: list[str] = [m.training for m in self.methods if m.sources in ("one", "last", "all")]
+        ways: list[str] = [m.way for m in self.methods if m.sources in ("one", "last", "all")]
         if any(method.sources == "candidates" for method in self.methods):
             ways += choosing.ways(ground, self.plan.targets)
         ways = list(dict.fromkeys(ways))
@@ -168,6 +168,11 @@ class FedMerge(Strategy):
             for together in zip_longest(*(rounds.rounds(ground, chain, way) for chain in self.chains), fillvalue=()):
                 exchange.converse([part for parts in together for part in parts], self.at_once)
         changes = holding.judge(ground)
+        self._deliver(ground, exchange)
+        return changes
+
+    def _deliver(self, ground: Ground, exchange: Exchange) -> None:
+        """Bring to each target what its rows start from, as far as it is not there."""
         near = self.plan.fit == "near"
         exchange.converse(
             [
@@ -187,7 +192,6 @@ class FedMerge(Strategy):
             self.at_once,
         )
         ground.sweep()
-        return changes
 
     def places(self, ground: Ground) -> list[Place]:
         """The table's rows, in the order in which they run.
@@ -216,8 +220,19 @@ class FedMerge(Strategy):
         turn = {place: [p.target for p in places[:i]].count(place.target) for i, place in enumerate(places)}
         in_turn = sorted(places, key=lambda place: turn[place])
         at_once = len(self.plan.targets) if self.deployed else self.at_once
-        exchange.converse([rows.row(ground, place, outcomes) for place in in_turn], at_once)
+        while in_turn:
+            waiting: dict[Place, str] = {}
+            exchange.converse([rows.row(ground, place, outcomes, waiting) for place in in_turn], at_once)
+            in_turn = [place for place in in_turn if place in waiting]
+            if in_turn:
+                self._train_more(ground, exchange, {(place.chain, waiting[place]) for place in in_turn})
         return sorted(outcomes, key=lambda outcome: places.index(outcome.place))
+
+    def _train_more(self, ground: Ground, exchange: Exchange, wanted: set[tuple[int, str]]) -> None:
+        """Further chains that rows of `auto` want to try, judged and delivered as the first ones were."""
+        exchange.converse([training.another(ground, *one) for one in sorted(wanted)], self.at_once)
+        holding.judge(ground)
+        self._deliver(ground, exchange)
 
     def _forgetting(self, ground: Ground, exchange: Exchange, outcomes: list[Outcome]) -> list[dict[str, Any]]:
         """Somebody's P with a source's own S on that source's test cases, where the source takes it in."""

@@ -30,11 +30,27 @@ def chain(ground: Ground, number: int, way: str = "plain") -> Conversation:
     """Each source starts from the one before it that took part; the first from the ancestor."""
     start = ground.ancestor(number)
     before: list[str] = []
-    for name in ground.plan.sources:
+    _, only = fusion.parted(way)
+    for name in only or ground.plan.sources:
         yield from source(ground, name, number, start, way, before)
         if (made := ground.made.get((number, ground.named(name, way)))) is not None:
             start = made.body(ground.nets[name])
             before.append(name)
+
+
+def another(ground: Ground, number: int, way: str) -> Conversation:
+    """A chain of some sources, once all have trained; where one of them cannot, its reason is noted and no more."""
+    start = ground.ancestor(number)
+    training, only = fusion.parted(way)
+    before: list[str] = []
+    try:
+        for name in only:
+            yield from _trained(ground, name, number, start, way, before, {})
+            start = ground.made[number, ground.named(name, way)].body(ground.nets[name])
+            before.append(name)
+    except (CampaignStopped, Refused) as error:
+        log.warning("%s of %s cannot be had: %s", training, ", ".join(only), error)
+        ground.gone[number, way] = str(error)
 
 
 def side_by_side(ground: Ground, number: int, way: str = "plain") -> list[Conversation]:
@@ -47,7 +63,8 @@ def side_by_side(ground: Ground, number: int, way: str = "plain") -> list[Conver
 
 def sources(ground: Ground, number: int, way: str = "plain") -> list[Conversation]:
     """The sources' training as the way has it, or the plan's schedule."""
-    chained = way in fusion.CHAINED or (way == "plain" and ground.plan.schedule == "chain")
+    training, _ = fusion.parted(way)
+    chained = training in fusion.CHAINED or (way == "plain" and ground.plan.schedule == "chain")
     return [chain(ground, number, way)] if chained else side_by_side(ground, number, way)
 
 
@@ -67,7 +84,7 @@ def source(
         name: the source.
         number: the chain.
         start: what it starts from.
-        way: how it trains (`fusion.Method.training`).
+        way: how it trains (`fusion.Method.way`).
         before: the sources of its chain that have trained already.
         otherwise: fields of the task that differ from the plan's (`server.rounds`).
     """
@@ -125,8 +142,9 @@ def _trained(
     otherwise: Mapping[str, Any],
 ) -> Conversation:
     net, plan, site = ground.nets[name], ground.plan, ground.sites[name]
-    asked = way if way in fusion.CHAINED and before else "plain"  # the first has nothing to look back at
-    looked_at = {"ewc": before, "lwf": before[-1:]}.get(way, ())
+    training, _ = fusion.parted(way)
+    asked = training if training in fusion.CHAINED and before else "plain"  # the first has nothing to look back at
+    looked_at = {"ewc": before, "lwf": before[-1:]}.get(training, ())
     earlier = [ground.made[number, ground.named(one, way)] for one in looked_at]
     task = tasks.Contribute(
         key="",
@@ -149,7 +167,7 @@ def _trained(
     task = replace(task, **otherwise)
     task = replace(task, key=key(data=site.data, **{**tasks.to_table(task), "campaign": "", "threads": 0}))
     payload = {f"before-{k}": made.path for k, made in enumerate(earlier)}
-    kept = before if way == "lwf" else ()
+    kept = before if training == "lwf" else ()
     yield from _train(ground, task, name, ground.named(name, way), "train.contribute", start, payload, kept)
 
 

@@ -53,17 +53,22 @@ def select(found: Sequence[Found], chosen: Selection) -> list[Found]:
     Shuffling sorts by a hash of seed and id, so that a site's share does not depend on the machine.
 
     Raises:
-        ConfigError: the slice reaches beyond the cases, or a listed id is not among them.
+        ConfigError: a slice reaches beyond the cases, two slices share one, or a listed id is not among them.
     """
     if chosen.ids is not None:
         return _listed(found, chosen.ids)
     order = list(found)
     if chosen.shuffle is not None:
         order.sort(key=lambda f: stable_seed("select", chosen.shuffle, f.id))
-    if max(chosen.stop or 0, (chosen.start or 0) + 1) > len(order):
-        asked = f"{chosen.start or 0}:{'' if chosen.stop is None else chosen.stop}"
-        raise ConfigError(f"the slice '{asked}' reaches beyond the {len(order)} cases that there are")
-    return order[chosen.start : chosen.stop]
+    mine: list[Found] = []
+    for start, stop in ((chosen.start, chosen.stop), *chosen.more):
+        asked = f"{start or 0}:{'' if stop is None else stop}"
+        if max(stop or 0, (start or 0) + 1) > len(order):
+            raise ConfigError(f"the slice '{asked}' reaches beyond the {len(order)} cases that there are")
+        if twice := [case.id for case in order[start:stop] if case in mine]:
+            raise ConfigError(f"the slice '{asked}' holds the case '{twice[0]}', which another slice holds already")
+        mine += order[start:stop]
+    return mine
 
 
 def split(found: Sequence[Found], data: Data, *, seed: int, target_cases: int | None = None) -> Split:

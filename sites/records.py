@@ -12,20 +12,22 @@ LAYOUTS = ("msd", "folders", "phantom")
 ROLES = ("source", "target")
 FISHER = ("none", "channel", "full")
 REUSE = ("never", "campaign", "consortium")
-CONTROLS = ("shuffled-labels",)
+CONTROLS = ("shuffled-labels", "other-start")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of a folder's cases are the site's: a slice of the sorted ids, or of shuffled ones, or a list.
+    """Which of a folder's cases are the site's: slices of the sorted ids, or of shuffled ones, or a list.
 
-    `shuffle` is the seed of the order; `ids` is a text file with one id a line, in the order wanted.
+    `shuffle` is the seed of the order; `more` are further slices; `ids` is a text file with one id a line, in the order
+    wanted.
     """
 
     start: int | None = None
     stop: int | None = None
     shuffle: int | None = None
     ids: Path | None = None
+    more: tuple[tuple[int | None, int | None], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Data:
     test: Part = 0
     spacing_mm: tuple[float, float, float] | None = None
     pooled_labels: Labels | None = None
-    control: Literal["shuffled-labels"] | None = None
+    control: Literal["shuffled-labels", "other-start"] | None = None
     meaningless: int | None = None
     phantom: dict[str, Any] | None = None
     patient: str | None = None

@@ -114,6 +114,8 @@ def _train(
         start = wire.open_params(payload["start"], site="server")
         if params.digest(start) != asked.parent:
             raise Declined(f"{site.name}: the weights to start from are not what the task names")
+        if site.data.control == "other-start":
+            start = params.split(params.of(net), start)[0]
         params.load(net, start)
         own = dict(net.named_parameters())
         way = ways.prepare(asked, net, start, _before(site, asked, payload))

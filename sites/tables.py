@@ -105,8 +105,11 @@ def _selection(raw: Any, where: str, base: Path) -> Selection:  # noqa: ANN401 -
     if isinstance(raw, dict):
         where = f"{where}, cases"
         toml.only(raw, ("shuffle", "slice"), where)
-        start, stop = _slice(toml.take(raw, "slice", str, where, ":"), where)
-        return Selection(start, stop, shuffle=toml.take(raw, "shuffle", int, where))
+        several = raw["slice"] if isinstance(raw.get("slice"), list) else [toml.take(raw, "slice", str, where, ":")]
+        if not several or not all(isinstance(text, str) for text in several):
+            raise ConfigError(f"{where}: 'slice' expected one slice or a list of some, got {several!r}")
+        (start, stop), *more = (_slice(text, where) for text in several)
+        return Selection(start, stop, shuffle=toml.take(raw, "shuffle", int, where), more=tuple(more))
     if not isinstance(raw, str):
         raise ConfigError(f"{where}: 'cases' expected a slice, a table or a file of ids, got {raw!r}")
     if raw == "all":

@@ -21,6 +21,9 @@ metrics = false
 """
 
 
+SOURCES = ("north", "south", "west")
+
+
 def run(folder, out, head="", changed=lambda text: text, methods="auto"):
     """A campaign of three tiny sources and a target; west has north's cases, with labels that mean nothing."""
     plan = campaign(folder, name=f"{out.name}.toml", head=head)
@@ -54,10 +57,33 @@ def test_merges_of_the_best_sources_are_candidates(parallel):
         "imm-mode+stitch+keep-norm+wise-ft", "imm-mode+warm-up",
         "transfer:north", "transfer:south", "transfer:west",
     ]  # fmt: skip
-    (few,) = names[5:]
-    best = sorted(("north", "south", "west"), key=lambda site: -choice["scores"][f"transfer:{site}"])[:2]
-    assert few == f"imm-mode+warm-up:{'/'.join(best)}"
+    best = "/".join(best_two(choice))
+    assert names[5] == f"imm-mode+warm-up:{best}"
+    assert names[6:] == ([f"imm-mode:{best}+stitch+keep-norm+wise-ft"] if "south" in best else [])
     assert choice["chosen"] == max(names, key=lambda name: choice["scores"][name])
+
+
+def best_two(choice):
+    """The two sources that did best alone, in the order of the plan."""
+    best = sorted(SOURCES, key=lambda site: -choice["scores"][f"transfer:{site}"])[:2]
+    return [site for site in SOURCES if site in best]
+
+
+def test_a_chain_without_the_worst_source_is_trained_and_tried(data):
+    """It is asked for once the single sources have their scores; its row, asked for by name, has the same numbers."""
+    out = data / "chain"
+    found = run(data, out)
+    (choice,) = found["choices"]
+    few = "/".join(best_two(choice))
+    ends = "+stitch+wise-ft" if "south" in few else ""  # south alone knows the second label
+    assert list(choice["scores"])[-1] == f"lwf:{few}{ends}"
+    named = run(data, out, methods=f"lwf:{few}{ends}")
+    again = run(data, out)  # a resumed campaign asks nobody anything
+    assert [row["dice"] for row in again["rows"]] == [row["dice"] for row in found["rows"]]
+    assert again["choices"] == found["choices"]
+    if choice["chosen"] == f"lwf:{few}{ends}":
+        assert named["rows"][-1]["dice"] == found["rows"][-1]["dice"]
+    assert set(named["rows"][-1]["contributions"]) == {few.split("/")[-1]}
 
 
 def test_a_merge_of_some_sources_is_made_of_those(data):

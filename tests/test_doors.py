@@ -148,6 +148,27 @@ def test_every_setting_of_a_sites_data_is_part_of_its_identity(small, tmp_path, 
     assert made >= {"north", "pooled"}
 
 
+def test_a_source_that_starts_elsewhere_says_that_it_did_not(small, tmp_path):
+    """Its contribution names the start that it was given, and is far from it."""
+    path = small / "elsewhere.toml"
+    text = campaign(small).read_text()
+    path.write_text(text)
+    run(path, tmp_path / "honest", "imm-mode")
+    path.write_text(text.replace('folder = "south"', 'folder = "south"\ncontrol = "other-start"', 1))
+    run(path, tmp_path / "other", "imm-mode")
+    made = {}
+    for name in ("honest", "other"):
+        found_there = map(wire.read, (tmp_path / name / "server/contributions").iterdir())
+        made[name] = {one.site: one for one in found_there}
+    north, south, other = made["honest"]["north"], made["honest"]["south"], made["other"]["south"]
+    assert other.parent == south.parent
+
+    def far(one):
+        return sum(float((one.weights[n] - north.weights[n]).square().sum()) for n in one.fisher)
+
+    assert far(other) > 2 * far(south)
+
+
 def test_more_cases_than_there_are_is_told_before_anything_is_trained(small, tmp_path):
     """The target's pool is known after the roll call."""
     with pytest.raises(ConfigError, match="harbour: expected 99 training cases, got 3 beside validation and test"):

@@ -55,7 +55,7 @@ def test_a_plan_holds_what_the_file_says(write, tmp_path):
     p = plan.read(write(GOOD))
     assert (p.sources, p.targets, p.residents) == (("north", "south"), ("harbour",), ("north", "harbour"))
     assert p.members[1].contribution == tmp_path / "south.safetensors"
-    assert (p.method, p.fit, p.schedule, p.trust, p.threads) == ("t-imm", "near", "chain", "server", 1)
+    assert (p.method, p.fit, p.schedule, p.trust, p.threads) == ("auto", "near", "chain", "server", 1)
     assert p.patch == (8, 8, 8)
 
 

@@ -194,6 +194,14 @@ def test_selection_is_a_slice_of_the_order():
     assert first != cases.select(all_of_them, Selection(0, 4, shuffle=2))
 
 
+def test_several_slices_follow_one_another():
+    """In the order in which they are written; a case that two of them hold is named."""
+    chosen = Selection(4, 6, more=((0, 1), (6, None)))
+    assert [f.id for f in cases.select(found(*"abcdefgh"), chosen)] == ["e", "f", "a", "g", "h"]
+    with pytest.raises(ConfigError, match="the slice '5:7' holds the case 'f', which another slice holds already"):
+        cases.select(found(*"abcdefgh"), Selection(4, 6, more=((5, 7),)))
+
+
 def test_selection_beyond_the_folder_is_refused():
     """A slice that is cut short would quietly be another experiment."""
     for chosen in (Selection(0, 9), Selection(8, None)):

@@ -82,6 +82,8 @@ def test_a_campaign_table_becomes_a_site(campaign):
     assert north.data.folder == campaign.parent / "patients"
     assert north.data.labels == {"anterior": (1,)}
     assert north.data.cases == config.Selection(0, 40, shuffle=3)
+    changed(campaign, '"0:40"', '["0:40", "44:"]')
+    assert site(campaign).data.cases == config.Selection(0, 40, shuffle=3, more=((44, None),))
     assert north.data.spacing_mm == (2.0, 2.0, 2.5)
     assert north.scanner == config.Scanner(gamma=1.3)
     harbour = site(campaign, "harbour")
@@ -202,7 +204,7 @@ def test_pooled_labels_are_the_targets(campaign):
         ("weights = true", 'fisher = "some"', "'fisher' expected none or channel or full, got 'some'"),
         ("weights = true", "epsilon = -1.0", "'epsilon' expected no negative number"),
         ('roles = ["target"]', 'roles = ["boss"]', "'roles' expected source or target, got 'boss'"),
-        ("train = 4", 'control = "shuffled"', "'control' expected shuffled-labels, got 'shuffled'"),
+        ("train = 4", 'control = "shuffled"', "'control' expected shuffled-labels or other-start, got 'shuffled'"),
         ("train = 4", 'patient = "no group"', "'patient' expected a pattern with one group"),
         ("train = 4", 'layout = "phantom"', "the table 'phantom' and the layout 'phantom' belong together"),
         ('name = "harbour"', 'name = "../harbour"', "a name is up to 64 letters, digits, dots and dashes"),

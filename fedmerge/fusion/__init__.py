@@ -38,7 +38,7 @@ class Method:
         soup: how the fine-tuned models of several learning rates become one; an empty text: there is one rate.
         wise_ft: the model ends halfway between the fine-tuning's start and its end.
         ema: the fine-tuning's weights are averaged on the way.
-        only: of all sources, those that are merged; empty: every one.
+        only: of all sources, those that are merged, or that a chain is made of; empty: every one.
     """
 
     name: str
@@ -57,6 +57,11 @@ class Method:
     wise_ft: bool = False
     ema: bool = False
     only: tuple[str, ...] = ()
+
+    @property
+    def way(self) -> str:
+        """How its sources train, and which of them where a chain leaves some out: `"lwf"`, `"lwf[north/south]"`."""
+        return f"{self.training}[{'/'.join(self.only)}]" if self.sources == "last" and self.only else self.training
 
     @property
     def fits(self) -> bool:
@@ -113,8 +118,8 @@ def method(name: str, sites: Sequence[str]) -> Method:
     """The row of one name.
 
     Args:
-        name: a key of `METHODS`, or `"transfer:SITE"`, perhaps with options behind it. A merge of some sources only
-            names them: `"t-imm:north/south"`.
+        name: a key of `METHODS`, or `"transfer:SITE"`, perhaps with options behind it. A merge or a chain of some
+            sources only names them: `"t-imm:north/south"`, `"lwf:north/south"`.
         sites: the campaign's sources.
 
     Raises:
@@ -131,6 +136,12 @@ def method(name: str, sites: Sequence[str]) -> Method:
             raise ConfigError(f"method '{name}' has the option '+{option}' twice")
         found = _with(found, option, name)
     return replace(found, name=name)
+
+
+def parted(way: str) -> tuple[str, tuple[str, ...]]:
+    """A `Method.way` as (training, the sources of its chain); no sources where all take part."""
+    training, bracket, named = way.removesuffix("]").partition("[")
+    return training, tuple(named.split("/")) if bracket else ()
 
 
 def expand(names: Sequence[str], sites: Sequence[str]) -> list[Method]:
@@ -160,10 +171,12 @@ def _base(name: str, sites: Sequence[str]) -> tuple[Method, list[str]]:
         if named not in sites:
             raise ConfigError(f"method '{name}' expected one of the sources {', '.join(sites)}, got '{named}'")
         found = replace(found, site=named)
-    elif found.sources == "all":
+    elif found.sources in ("all", "last"):
         if unknown := [site for site in own if site not in sites or own.count(site) > 1]:
             raise ConfigError(f"method '{name}' expected sources of {', '.join(sites)}, each once, got '{unknown[0]}'")
         found = replace(found, only=tuple(site for site in sites if site in own))
+        if found.sources == "last" and len(own) == len(sites):
+            found = replace(found, only=())  # the chain of all
     elif colon:
         raise ConfigError(f"method '{name}': '{base}' takes no site")
     return found, words[count:]
