@@ -70,7 +70,7 @@ def test_rows_are_those_asked_for_then_the_campaigns_then_its_method(write):
     p = plan.read(write(GOOD.replace('name = "two"', 'name = "two"\nmethods = ["none", "mean"]')))
     assert [m.name for m in p.rows()] == ["none", "mean"]
     assert [m.name for m in p.rows("t-imm, transfer")] == ["t-imm", "transfer:north", "transfer:south"]
-    assert [m.name for m in plan.read(write(GOOD)).rows()] == ["t-imm"]
+    assert [m.name for m in plan.read(write(GOOD)).rows()] == ["auto"]
 
 
 @pytest.mark.parametrize(
