@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedmerge.fusion.ties import Block, cut, resolve, tie
+from fedmerge.fusion.tied import Block, cut, resolve, tie
 from fedmerge.fusion.tracing import Refusal, Rule, Spans, Trace, tensors
 
 

@@ -24,7 +24,7 @@ from fedmerge import params
 from fedmerge.errors import NetError
 from fedmerge.fusion.groups import Axis, Groups, Permutations, Segment, inverse, permute, random
 from fedmerge.fusion.operations import OPERATIONS
-from fedmerge.fusion.ties import entries, resolve
+from fedmerge.fusion.tied import entries, resolve
 from fedmerge.fusion.tracing import Trace
 
 __all__ = ["Axis", "Groups", "Permutations", "Segment", "inverse", "of", "permute", "random", "verify"]

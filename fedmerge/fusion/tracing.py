@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fedmerge.errors import NetError
-from fedmerge.fusion.ties import Block, Span, fix, resolve, tie
+from fedmerge.fusion.tied import Block, Span, fix, resolve, tie
 
 Axis = tuple[str, int]  # a parameter's name and one of its axes
 Spans = list[Span]
