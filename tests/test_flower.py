@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small import campaign, hospitals
 
-from fedmerge import bundle
+from fedmerge import bundle, fusion
 from fedmerge import campaign as campaigns
 from server import flower, inprocess
 from server.app import app as server_app
@@ -19,17 +19,21 @@ ROOT = Path(__file__).parent.parent
 METHODS = "none,t-imm,t-imm-kernel"
 
 
-def test_flowers_runtime_gives_the_numbers_of_the_inprocess_engine(tmp_path):
-    """Rows, curves, ratios, forgetting and stored contributions are equal to the last digit and byte."""
-    path = campaign(hospitals(tmp_path / "hospitals"))
-    run = {"campaign": str(path), "methods": METHODS, "seeds": "0,1", "workers": 2}
+def both(tmp_path, path, methods, nodes=3, seeds="0"):
+    """The results of both engines without the rows' seconds, and their folders."""
+    run = {"campaign": str(path), "methods": methods, "seeds": seeds, "workers": 2}
     here, there = tmp_path / "here", tmp_path / "there"
     inprocess.run(server_app, client_app, {**run, "out": str(here)}, 3, 2)
-    flower.run({**run, "out": str(there)}, 3, there / "flwr")
-    near, far = (json.loads((out / "results.json").read_text()) for out in (here, there))
-    for rows in (near["rows"], far["rows"]):
-        for row in rows:
-            del row["seconds"]
+    flower.run({**run, "out": str(there)}, nodes, there / "flwr")
+    results = [json.loads((out / "results.json").read_text()) for out in (here, there)]
+    for row in (row for one in results for row in one["rows"]):
+        del row["seconds"]
+    return results, (here, there)
+
+
+def test_flowers_runtime_gives_the_numbers_of_the_inprocess_engine(tmp_path):
+    """Rows, curves, ratios, forgetting and stored contributions are equal to the last digit and byte."""
+    (near, far), (here, there) = both(tmp_path, campaign(hospitals(tmp_path / "hospitals")), METHODS, seeds="0,1")
     for part in ("rows", "ratios", "forgetting", "environment"):
         assert near[part] == far[part]
     stored = [{p.name: p.read_bytes() for p in (out / "server/contributions").iterdir()} for out in (here, there)]
@@ -72,12 +76,17 @@ def test_a_run_without_a_folder_lies_in_flowers_home(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_two_nodes_are_enough_for_three_sites(tmp_path):
     """Flower's default number of nodes runs the campaign to the numbers of the in-process engine."""
+    (near, far), _ = both(tmp_path, campaign(hospitals(tmp_path / "hospitals")), METHODS, nodes=2)
+    assert near["rows"] == far["rows"]
+
+
+@pytest.mark.slow
+def test_every_row_of_the_table_is_the_same_through_flower(tmp_path):
+    """Chains with a way of their own, rounds, soups, rows that choose: equal to the last digit."""
     path = campaign(hospitals(tmp_path / "hospitals"))
-    run = {"campaign": str(path), "methods": METHODS, "seeds": "0", "workers": 2}
-    here, there = tmp_path / "here", tmp_path / "there"
-    inprocess.run(server_app, client_app, {**run, "out": str(here)}, 3, 2)
-    flower.run({**run, "out": str(there)}, 2, there / "flwr")
-    near, far = (json.loads((out / "results.json").read_text())["rows"] for out in (here, there))
-    for row in (*near, *far):
-        del row["seconds"]
-    assert near == far
+    path.write_text(path.read_text().replace("[finetune]", "[finetune]\nsoup_cycles = 2"))
+    options = ["lwf+stitch+wise-ft", "imm-mode+stitch+keep-norm", "mean+stitch+merge-norm", "none+ema"]
+    (near, far), _ = both(tmp_path, path, ",".join([*fusion.METHODS, *options]))
+    assert {row["status"] for row in near["rows"]} == {"ok"}
+    for part in ("rows", "ratios", "forgetting", "choices"):
+        assert near[part] == far[part]
