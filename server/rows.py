@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmerge import evaluation, fusion, params, tasks, whole, wire
+from fedmerge import fusion, measures, params, tasks, whole, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import recipe
 from server import adaptation, choosing, inbound, merging
@@ -122,7 +122,9 @@ def row(ground: Ground, place: Place, outcomes: list[Outcome]) -> Conversation:
         )
     except Refused as error:
         log.warning("%s: %s", place.label, error)
-        outcome.stages.append(stage(place, "fine-tuned", None, [], 0, 0.0) | {"status": "failed", "error": str(error)})
+        outcome.stages.append(
+            stage(ground, place, "fine-tuned", None, [], 0, 0.0) | {"status": "failed", "error": str(error)}
+        )
 
 
 def _choose(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
@@ -164,8 +166,8 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
             phase = yield from adaptation.far(ground, place, task, mixed, logits)
         curve, steps = phase["curve"], task.adapt["steps"]
         outcome.stages += [
-            stage(place, "start", phase["start"], curve[:1], 0, 0.0),
-            stage(place, "adapted", phase["adapted"], curve, steps, phase["seconds"]),
+            stage(ground, place, "start", phase["start"], curve[:1], 0, 0.0),
+            stage(ground, place, "adapted", phase["adapted"], curve, steps, phase["seconds"]),
         ]
     mixed = mixed or merging.mix(ground, place, task, made)
     if mixed is not None:
@@ -179,14 +181,14 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
     if digest and not task.adapt:
         merging.same(place, digest, done["fused"])
     if not task.adapt:
-        outcome.stages.append(stage(place, "start", done["start"], done["curve"][:1], 0, 0.0))
+        outcome.stages.append(stage(ground, place, "start", done["start"], done["curve"][:1], 0, 0.0))
     whole = [*curve, *(p for p in done["curve"] if p[0] > steps or not curve)]
     before = outcome.stages[-1]["seconds"]
     outcome.stages.append(
-        stage(place, "fine-tuned", done["finetuned"], whole, steps + done["steps"], before + done["seconds"])
+        stage(ground, place, "fine-tuned", done["finetuned"], whole, steps + done["steps"], before + done["seconds"])
     )
-    final = outcome.stages[-1]["dice"]
-    log.info("%s at %s: Dice %s", place.label, place.target, "withheld" if final is None else f"{final:.3f}")
+    final, word = measures.number(outcome.stages[-1]), ground.plan.measure.name
+    log.info("%s at %s: %s %s", place.label, place.target, word, "withheld" if final is None else f"{final:.3f}")
 
 
 def _finetune(ground: Ground, place: Place, task: tasks.Row, fused: Path | None) -> Part:
@@ -208,16 +210,27 @@ def _finetune(ground: Ground, place: Place, task: tasks.Row, fused: Path | None)
 
 
 def stage(
-    place: Place, name: str, cases: list[tasks.CaseScore] | None, curve: list[Any], steps: int, seconds: float
+    ground: Ground,
+    place: Place,
+    name: str,
+    cases: list[tasks.CaseScore] | None,
+    curve: list[Any],
+    steps: int,
+    seconds: float,
 ) -> dict[str, Any]:
-    """One entry of `rows` in results.json."""
+    """One entry of `rows` in results.json.
+
+    Raises:
+        Refused: the cases are scored as another task's are.
+    """
+    ground.plan.measure.check(cases or [], place.target)
     return {
         **place.columns,
         "stage": name,
         "status": "ok",
         "error": None,
         "target_steps": steps,
-        "dice": evaluation.mean_dice(case["dice"] for case in cases) if cases else None,
+        **ground.plan.measure.numbers(cases or []),
         "cases": cases or [],
         "curve": [list(point) for point in curve],
         "seconds": round(seconds, 3),
