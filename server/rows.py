@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedmerge import fusion, measures, params, tasks, whole, wire
-from fedmerge.errors import Refused
+from fedmerge.errors import NetError, Refused
 from fedmerge.fusion import recipe
+from fedmerge.heads import Head
 from server import adaptation, choosing, inbound, merging
 from server.adaptation import Place
 from server.exchange import Answer, Ask, Conversation, Part
@@ -86,17 +89,17 @@ def _check_labels(ground: Ground, place: Place, made: list[Made]) -> None:
     """Whether the sources' heads can be stitched for this target.
 
     Raises:
-        Refused: a label of the target is none of the sources'.
+        Refused: a label of the target is none of the sources', or two classifiers have no class in common.
     """
-    kept = place.method.training == "lwf"
+    kept, net = place.method.training == "lwf", ground.nets[place.target]
     sites = ground.sources(place.chain, "lwf") if kept else [one.site for one in made]
-    known = list(dict.fromkeys(label for site in sites for label in ground.nets[site].labels))
-    for label in ground.nets[place.target].labels:
-        if label not in known:
-            raise Refused(
-                f"{place.target}: the label '{label}' is none of the sources' ({', '.join(known)}): heads cannot be "
-                f"stitched"
-            )
+    theirs = [ground.nets[site].labels for site in sites]
+    try:  # with heads of one weight a row: whether it can be done depends on the labels alone
+        net.task.stitch(
+            net.labels, [Head(own, {"": torch.zeros(net.task.channels(own), 1)}) for own in theirs], {"": 0}
+        )
+    except NetError as error:
+        raise Refused(f"{place.target}: {error}") from None
 
 
 def _kept(ground: Ground, place: Place) -> dict[str, list[str]]:
