@@ -93,10 +93,8 @@ def load(
         DataError: a file cannot be used; the sentence names site and file.
         ConfigError: the patch is not of three whole numbers, or for pictures of two.
     """
-    words, sides, prepared = READERS.get(site.data.layout, VOLUMES)
-    if len(patch) != sides or not all(size >= 1 for size in patch):
-        raise ConfigError(f"{site.name}: 'patch' expected {words}, got {list(patch)}")
-    size = tuple(map(int, patch))
+    check_patch(site, patch)
+    prepared, size = READERS.get(site.data.layout, VOLUMES)[2], tuple(map(int, patch))
     names = modalities(site.data)
     cases: list[Loaded] = []
     for done, one in enumerate(found, start=1):
@@ -111,6 +109,17 @@ def load(
             progress(done)
         cases.append(case)
     return cases
+
+
+def check_patch(site: Site, patch: Sequence[int]) -> None:
+    """Whether a net with this patch reads what the site has: volumes, or pictures.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    words, sides, _ = READERS.get(site.data.layout, VOLUMES)
+    if len(patch) != sides or not all(size >= 1 for size in patch):
+        raise ConfigError(f"{site.name}: 'patch' expected {words}, got {list(patch)}")
 
 
 def prepare(site: Site, found: Found, patch: tuple[int, ...]) -> Case:

@@ -1,7 +1,7 @@
 """Pictures of one class each: PNG, JPEG, BMP, TIFF, or a NIfTI file of one slice; read, resized and scored."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,9 @@ class Picture:
             labels: the names of the classes.
             keep: a folder for the answer, as ID.json with the probability of each class.
         """
-        found = labels[int(probabilities.argmax())]
         if keep is not None:
-            path = keep / f"{self.id}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            told = {"prediction": found, "probabilities": dict(zip(labels, probabilities.double().tolist()))}
-            path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        return {"case": self.id, "truth": self.truth, "prediction": found}
+            write(probabilities, labels, keep / f"{self.id}.json")
+        return {"case": self.id, "truth": self.truth, "prediction": labels[int(probabilities.argmax())]}
 
 
 def prepare(site: Site, found: Found, patch: tuple[int, ...]) -> Picture:
@@ -69,8 +65,7 @@ def prepare(site: Site, found: Found, patch: tuple[int, ...]) -> Picture:
         DataError: the file cannot be read as a picture.
     """
     channels = read(found.images[0], len(modalities(site.data)), who=site.name)
-    seen = [_shifted(channel, site, found.id, c) for c, channel in enumerate(channels)]
-    image = np.stack([preprocess.normalise(resize(channel, patch)) for channel in seen])
+    image = seen([_shifted(channel, site, found.id, c) for c, channel in enumerate(channels)], patch)
     taught = found.lent or found
     return Picture(
         id=found.id,
@@ -122,6 +117,19 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
         grey = image.convert("F")
         return grey if channels == 1 else Image.merge("RGB", [grey.convert("L")] * 3)
     return image.convert("RGB").convert("L" if channels == 1 else "RGB")
+
+
+def seen(channels: Iterable[npt.NDArray[np.float32]], patch: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """What the net gets: (C, *patch), resized as a whole, each channel normalised."""
+    return np.stack([preprocess.normalise(resize(channel, patch)) for channel in channels])
+
+
+def write(probabilities: Tensor, labels: Sequence[str], path: Path) -> None:
+    """A JSON file with the likeliest class and the probability (K,) of each."""
+    told = dict(zip(labels, probabilities.double().tolist(), strict=True))
+    text = json.dumps({"prediction": labels[int(probabilities.argmax())], "probabilities": told}, indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def resize(channel: npt.NDArray[np.float32], patch: tuple[int, ...]) -> npt.NDArray[np.float32]:

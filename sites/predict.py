@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedmerge import devices
 from fedmerge.errors import ConfigError, DataError
-from sites import preprocess, volumes
+from sites import pictures, preprocess, volumes
 from sites.cases import Loaded
 from sites.preprocess import Grid
 
@@ -116,6 +116,31 @@ def predict_file(
     (probabilities,) = segment(net, torch.from_numpy(image)[None], device)
     out.parent.mkdir(parents=True, exist_ok=True)
     volumes.write_like(preprocess.restore(probabilities, grid), read[0].frame, out)
+
+
+def classify_file(
+    net: nn.Module,
+    info: Mapping[str, Any],
+    images: Sequence[Path],
+    out: Path,
+    *,
+    device: str | torch.device = "auto",
+) -> None:
+    """Says which class a picture is of: `{"prediction": class, "probabilities": {class: 0..1}}`.
+
+    Args:
+        net: the model.
+        info: as for `predict_file`.
+        images: the picture.
+        out: a JSON file.
+        device: as for training.
+
+    Raises:
+        DataError: the file cannot be read as a picture.
+    """
+    image = pictures.seen(pictures.read(images[0], len(info["channels"])), tuple(info["patch"]))
+    (probabilities,) = segment(net, torch.from_numpy(image)[None], device)
+    pictures.write(probabilities, info["labels"], out)
 
 
 def _three(numbers: Sequence[int]) -> tuple[int, int, int]:

@@ -41,7 +41,7 @@ def _spiculated(r: Array, angle: Array, dice: np.random.Generator) -> Array:
 
 def _mottled(r: Array, angle: Array, dice: np.random.Generator) -> Array:
     spots = scanner.smooth(dice.standard_normal((14, 14, 1), dtype=np.float32), (*r.shape, 1))[:, :, 0]
-    return np.asarray(_inside(r, 1.0) * (spots > 0))
+    return np.asarray(_inside(r, 1.0) * np.where(spots > 0, 1.0, 0.35))
 
 
 def _normal(r: Array, angle: Array, dice: np.random.Generator) -> Array:
