@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedmerge import evaluation
+from fedmerge import evaluation, measures
+from fedmerge.measures import number
 from fedmerge.results import STAGES, Results
 
 REFERENCE = "t-imm"
@@ -26,7 +27,8 @@ class Line:
     method: str
     runs: int
     failed: int
-    dice: dict[str, tuple[float, ...]]  # stage -> one value a run
+    score: dict[str, tuple[float, ...]]  # stage -> one value a run
+    more: dict[str, tuple[float, ...]]  # name of a further number -> the last stage's, one value a run
     difference: tuple[float, ...]  # last stage, method minus T-IMM, one value a run that both have
     p: float | None  # Wilcoxon over the test cases, each case averaged over the runs
     target_steps: tuple[int, ...]  # of the last stage, one value a run
@@ -48,7 +50,14 @@ def _line(target: str, target_cases: int, method: str, rows: Sequence[Row], ever
     failed = [row for row in rows if row["status"] == "failed"]
     last = last_stage(rows)
     reference = last_stage(grouped(every).get(key, [])) if method != REFERENCE else {}
-    both = [run for run in last if run in reference and None not in (last[run]["dice"], reference[run]["dice"])]
+    differences = {
+        run: mine - theirs
+        for run in last
+        if run in reference
+        and (mine := number(last[run])) is not None
+        and (theirs := number(reference[run])) is not None
+    }
+    both = list(differences)
     pair = None
     if both:
         pair = evaluation.paired(case_means(last[run] for run in both), case_means(reference[run] for run in both))
@@ -58,11 +67,15 @@ def _line(target: str, target_cases: int, method: str, rows: Sequence[Row], ever
         method=method,
         runs=len(runs),
         failed=len({(row["seed"], row["chain"]) for row in failed}),
-        dice={
-            stage: tuple(row["dice"] for row in rows if row["stage"] == stage and row["dice"] is not None)
+        score={
+            stage: tuple(value for row in rows if row["stage"] == stage and (value := number(row)) is not None)
             for stage in STAGES
         },
-        difference=tuple(last[run]["dice"] - reference[run]["dice"] for run in both),
+        more={
+            name: tuple(row[key] for row in last.values() if row[key] is not None)
+            for key, name in measures.within(rows[0]).more.items()
+        },
+        difference=tuple(differences.values()),
         p=None if pair is None else pair.p,
         target_steps=tuple(row["target_steps"] for row in last.values()),
         seconds=tuple(row["seconds"] for row in last.values()),
@@ -71,11 +84,11 @@ def _line(target: str, target_cases: int, method: str, rows: Sequence[Row], ever
 
 
 def case_means(rows: Iterable[Row]) -> dict[str, float]:
-    """For each case, the mean over `rows` (runs) of its mean Dice over the labels; null is left out."""
+    """For each case, the mean over `rows` (runs) of its own number (`measures`); null is left out."""
     found: dict[str, list[float]] = {}
     for row in rows:
         for case in row["cases"]:
-            mean = evaluation.case_mean(case["dice"])
+            mean = measures.within(row).case(case)
             if mean is not None:
                 found.setdefault(case["case"], []).append(mean)
     return {case: sum(values) / len(values) for case, values in found.items()}

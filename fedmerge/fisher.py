@@ -3,7 +3,8 @@
     F_i = mean over cases x of (d log p(y | x) / d theta_i)^2
 
 The gradient is that of one whole case; it is squared first and averaged afterwards. With labels sampled
-from the model this is the true Fisher (one draw a voxel), with the observed labels the empirical one
+from the model this is the true Fisher (one draw a voxel; a classifier: an image), with the
+observed labels the empirical one
 (Kunstner et al., 2019, on the difference).
 """
 
@@ -30,11 +31,11 @@ VMAP_CASES = 8  # cases in one vmap: their gradients are all in memory at once
 
 
 def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of each case's label map: log softmax at the label, summed over voxels.
+    """Log-probability of each case's label map: log softmax at the label, summed over voxels; of a class: at the class.
 
     Args:
-        logits: (B, K, *S) float.
-        labels: (B, *S) or (B, 1, *S), whole numbers from 0 to K - 1.
+        logits: (B, K, *S) float; (B, K) of a classifier.
+        labels: (B, *S) or (B, 1, *S), whole numbers from 0 to K - 1; (B,) of a classifier.
 
     Returns:
         (B,) of the logits' dtype.
@@ -45,7 +46,7 @@ def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def sample(logits: Tensor, uniform: Tensor) -> Tensor:
-    """One label a voxel from softmax(logits), by inverting the distribution at the given random numbers.
+    """One label a voxel (or image) from softmax(logits), by inverting the distribution at the given random numbers.
 
     Args:
         logits: (B, K, *S).
@@ -75,9 +76,9 @@ def diagonal(
     cases are read once, so what they hold cannot change between two passes.
 
     Args:
-        net: maps (B, C, *S) to logits (B, K, *S); its device is where the work is done.
-        cases: (image (C, *S) float, label (*S) or (1, *S)), one patient each. With sampled labels only the
-            shape of the label counts.
+        net: maps (B, C, *S) to logits (B, K, *S), or to (B, K); its device is where the work is done.
+        cases: (image (C, *S) float, label (*S) or (1, *S), or () of a classifier), one patient each. With sampled
+            labels only the shape of the label counts.
         names: the parameters wanted.
         labels: `"sampled"` from the model (true Fisher) or `"observed"` (empirical Fisher).
         generator: draws the sampled labels; the same generator gives the same labels by both methods.

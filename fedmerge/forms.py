@@ -49,13 +49,22 @@ def _scores(value: Any) -> bool:  # noqa: ANN401
         return False
     return all(
         isinstance(case, dict)
-        and case.keys() == {"case", "dice"}
+        and any(case.keys() == {"case", *form} and all(holds(case[k]) for k, holds in form.items()) for form in SCORED)
         and _text(case["case"])
         and case["case"] != ""
-        and isinstance(case["dice"], dict)
-        and all(_text(label) and _share(dice) for label, dice in case["dice"].items())
         for case in value
     )
+
+
+def _shares(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, dict) and all(_text(label) and _share(share) for label, share in value.items())
+
+
+SCORED: tuple[dict[str, Callable[[Any], bool]], ...] = (  # what a scored case holds, by measure
+    {"dice": _shares},
+    {"truth": _text, "prediction": _text},
+    {"f1": _shares, "accuracy": _share},
+)
 
 
 Form = tuple[str, Callable[[Any], bool]]
@@ -64,8 +73,8 @@ TEXTS: Form = ("a list of printable texts", _texts)
 WHOLE: Form = ("a whole number of at least 0", _whole)
 NUMBER: Form = ("a finite number", _number)
 AMOUNT: Form = ("a finite number of at least 0", lambda value: _number(value) and value >= 0)
-CURVE: Form = ("points of step and Dice from 0 to 1", _curve)
-SCORES: Form = ("cases with a Dice from 0 to 1 for each label", _scores)
+CURVE: Form = ("points of step and score from 0 to 1", _curve)
+SCORES: Form = ("cases with a score from 0 to 1 for each label, or with two classes", _scores)
 
 BY_TYPE: dict[str, Form] = {"str": TEXT, "int": WHOLE, "float": NUMBER}
 BY_NAME: dict[str, Form] = {

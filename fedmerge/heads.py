@@ -7,13 +7,16 @@ for a conv or linear layer; a net that ends otherwise (MONAI's UNet, whose last 
 
 so heads of several tasks over the same features become one (stitching): the background's row of the first, and for each
 label its row minus its own head's background row, plus that of the first. Where several heads know a label, the mean.
+
+A classifier has a row for each class and none for the background: of its head, softmax sees the differences between
+classes only. Two such heads can be put beside each other where they share a class, which takes the background's part.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedmerge import params, partition
 from fedmerge.errors import NetError
@@ -28,7 +31,7 @@ class Head:
 
     Attributes:
         labels: in the order of the channels, background left out.
-        weights: name -> tensor with `len(labels) + 1` rows.
+        weights: name -> tensor with `len(labels) + 1` rows; of a classifier with `len(labels)`.
     """
 
     labels: tuple[str, ...]
@@ -92,11 +95,7 @@ def stitch(labels: Sequence[str], heads: Sequence[Head], axis: Mapping[str, int]
     Raises:
         NetError: a label is in none of the heads.
     """
-    knowing = [head for head in heads if set(head.labels) & set(labels)]
-    for label in labels:
-        if not any(label in head.labels for head in knowing):
-            known = ", ".join(dict.fromkeys(name for head in heads for name in head.labels))
-            raise NetError(f"the label '{label}' is none of the sources' ({known}): heads cannot be stitched")
+    knowing = _knowing(labels, heads)
     stitched = {}
     for name, along in axis.items():
         first = knowing[0].weights[name].movedim(along, 0)[0]
@@ -111,3 +110,65 @@ def stitch(labels: Sequence[str], heads: Sequence[Head], axis: Mapping[str, int]
             rows.append(found[0] if len(found) == 1 else torch.stack(found).mean(0))
         stitched[name] = torch.stack(rows).movedim(0, along).contiguous()
     return stitched
+
+
+def stitch_classes(labels: Sequence[str], heads: Sequence[Head], axis: Mapping[str, int]) -> Params:
+    """A classifier's head for these classes out of the heads that know them.
+
+    The rows of a head may all be moved by one vector without changing its answers. So each head is moved until the
+    classes that it shares with those before it lie, on the mean, where they lie there:
+
+        row(c) + mean over shared s of (placed(s) - row(s))
+
+    Args:
+        labels: the wanted classes, in the order of the channels.
+        heads: at least one; those that know none of the classes are left aside.
+        axis: from `axes`.
+
+    Returns:
+        name -> tensor with `len(labels)` rows. Where one head knows all classes, its own rows bit for bit.
+
+    Raises:
+        NetError: a class is in none of the heads, or heads that are needed have no class in common with the others.
+    """
+    waiting = _knowing(labels, heads)
+    whole = [head for head in waiting if set(labels) <= set(head.labels)]
+    order, waiting = ([whole[0]], []) if whole else ([waiting[0]], waiting[1:])
+    seen = set(order[0].labels)
+    while waiting:
+        head = next((head for head in waiting if seen & set(head.labels)), None)
+        if head is None:
+            here, there = ", ".join(order[0].labels), ", ".join(waiting[0].labels)
+            raise NetError(
+                f"the classes ({here}) and ({there}) of two sources have none in common: a classifier's head says "
+                "how its classes differ from each other, so such heads cannot be stitched"
+            )
+        waiting.remove(head)
+        order.append(head)
+        seen |= set(head.labels)
+    return {name: _placed(labels, order, name, along) for name, along in axis.items()}
+
+
+def _knowing(labels: Sequence[str], heads: Sequence[Head]) -> list[Head]:
+    """The heads that know one of the labels.
+
+    Raises:
+        NetError: a label is in none of them.
+    """
+    for label in labels:
+        if not any(label in head.labels for head in heads):
+            known = ", ".join(dict.fromkeys(name for head in heads for name in head.labels))
+            raise NetError(f"the label '{label}' is none of the sources' ({known}): heads cannot be stitched")
+    return [head for head in heads if set(head.labels) & set(labels)]
+
+
+def _placed(labels: Sequence[str], order: Sequence[Head], name: str, along: int) -> Tensor:
+    """The rows of one parameter: each head moved onto the classes that it shares with those before."""
+    placed: dict[str, list[Tensor]] = {}
+    for head in order:
+        own = dict(zip(head.labels, head.weights[name].movedim(along, 0)))
+        shared = [torch.stack(placed[label]).mean(0) - own[label] for label in own if label in placed]
+        for label, row in own.items():
+            placed.setdefault(label, []).append(row + torch.stack(shared).mean(0) if shared else row)
+    rows = [placed[label][0] if len(placed[label]) == 1 else torch.stack(placed[label]).mean(0) for label in labels]
+    return torch.stack(rows).movedim(0, along).contiguous()

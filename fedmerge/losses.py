@@ -1,7 +1,8 @@
-"""The loss of every training: mean Dice plus cross-entropy."""
+"""The losses: mean Dice plus cross-entropy for label maps, cross-entropy alone for classes."""
 
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -18,3 +19,12 @@ def dice_ce() -> Loss:
 
     loss: Loss = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
     return loss
+
+
+def cross_entropy() -> Loss:
+    """The mean over images of -log softmax at the image's class.
+
+    Returns:
+        (logits (B, K) float32, labels (B,) int64) -> scalar.
+    """
+    return F.cross_entropy

@@ -7,7 +7,7 @@ deviation. Nothing is ranked and nothing is left out.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fedmerge import evaluation, figures, whole
+from fedmerge import evaluation, figures, measures, whole
 from fedmerge.comparison import REFERENCE, Line, grouped, last_stage
 from fedmerge.comparison import lines as table
 from fedmerge.results import STAGES, Results, read, to_json, validate
@@ -37,7 +37,8 @@ def heading(lines: Sequence[Line]) -> list[str]:
     """The names of the columns that `cells` fills."""
     several = len({(line.target, line.target_cases) for line in lines}) > 1
     where = ["target", "cases"] if several else []
-    return [*where, "method", *STAGES, f"to {REFERENCE}", "p", "target steps", "seconds", "runs"]
+    more = dict.fromkeys(name for line in lines for name in line.more)
+    return [*where, "method", *STAGES, *more, f"to {REFERENCE}", "p", "target steps", "seconds", "runs"]
 
 
 def cells(line: Line, heading: Sequence[str]) -> list[str]:
@@ -47,7 +48,8 @@ def cells(line: Line, heading: Sequence[str]) -> list[str]:
         "target": line.target,
         "cases": str(line.target_cases),
         "method": line.method,
-        **{stage: _spread(line.dice.get(stage, ())) for stage in STAGES},
+        **{stage: _spread(line.score.get(stage, ())) for stage in STAGES},
+        **{name: _spread(values) for name, values in line.more.items()},
         f"to {REFERENCE}": "" if line.method == REFERENCE else _spread(line.difference, "+.3f"),
         "p": "" if line.p is None else _p(line.p),
         "target steps": "–".join(str(step) for step in dict.fromkeys((*steps[:1], *steps[-1:]))),
@@ -87,11 +89,13 @@ def legend(results: Results) -> list[str]:
         if len(runs) > 1
         else "One run: there is no spread over seeds to show."
     )
+    measure = measures.of(results)
     return [
-        f"Dice of the target's test cases, on the original grid. {spread}",
+        f"{measure.sentence} {spread}",
+        *(f"The {name} is that of the last stage." for name in measure.more.values()),
         f"'to {REFERENCE}' is the method's last stage minus that of {REFERENCE}, run by run; p is Wilcoxon's "
-        "signed-rank test over the test cases (each averaged over the runs), not corrected for the number of "
-        "methods: it speaks of these trained models, not of another seed.",
+        f"signed-rank test over the test cases ({measure.single}, each averaged over the runs), not corrected for "
+        "the number of methods: it speaks of these trained models, not of another seed.",
         "Target steps are gradient steps on the target's training cases: adaptation plus fine-tuning; seconds "
         "are the target's, scoring included.",
         *_disjoint(results),
@@ -99,7 +103,7 @@ def legend(results: Results) -> list[str]:
 
 
 def markdown(results: Results) -> str:
-    """The page `results.md`: the table, what failed, Dice by label, forgetting, traffic and environment."""
+    """The page `results.md`: the table, what failed, scores by label, forgetting, traffic and environment."""
     lines = table(results)
     names = heading(lines)
     campaign = results["campaign"].get("campaign", results["campaign"])
@@ -152,7 +156,8 @@ def _grid(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _labels(results: Results) -> str:
-    """Dice of each label at the last stage; mean over cases, then over runs."""
+    """The score of each label at the last stage, over the cases; then the mean over runs."""
+    measure = measures.of(results)
     labels: dict[str, None] = {}
     lines: list[tuple[str, dict[str, list[float]]]] = []
     groups = grouped(results["rows"])
@@ -160,34 +165,32 @@ def _labels(results: Results) -> str:
     for (target, target_cases, method), rows in groups.items():
         found: dict[str, list[float]] = {}
         for row in last_stage(rows).values():
-            by_label: dict[str, list[float]] = {}
-            for case in row["cases"]:
-                for label, dice in case["dice"].items():
-                    if dice is not None:
-                        by_label.setdefault(label, []).append(dice)
-            for label, values in by_label.items():
-                found.setdefault(label, []).append(sum(values) / len(values))
+            for label, value in measure.labels(row["cases"]).items():
+                if value is not None:
+                    found.setdefault(label, []).append(value)
         labels.update(dict.fromkeys(found))
         lines.append((f"{method} ({target}, {target_cases} cases)" if several else method, found))
     if not labels:
         return ""
     body = [[name, *(_spread(found.get(label, ())) for label in labels)] for name, found in lines]
-    return "## Dice by label, last stage\n\n" + _grid(["method", *labels], body)
+    return f"## {measure.name} by label, last stage\n\n" + _grid(["method", *labels], body)
 
 
 def _forgetting(results: Results) -> str:
-    """Dice of each model's body, with a source's own heads and norms, on that source's task."""
+    """The score of each model's body, with a source's own heads and norms, on that source's task."""
     found: dict[tuple[str, str], list[float]] = {}
     for record in results["forgetting"]:
-        if record["dice"] is not None:
+        if (value := measures.number(record)) is not None:
             weights = f"{record['weights']} ({record['target']})" if "target" in record else record["weights"]
-            found.setdefault((weights, record["task"]), []).append(record["dice"])
+            found.setdefault((weights, record["task"]), []).append(value)
     tasks = list(dict.fromkeys(task for _, task in found))
     names = list(dict.fromkeys(name for name, _ in found))
     if not found:
         return ""
     body = [[name, *(_spread(found.get((name, task), ())) for task in tasks)] for name in names]
-    return "## Forgetting: Dice on each source's own task\n\n" + _grid(["weights", *tasks], body)
+    return f"## Forgetting: {measures.of(results).name} on each source's own task\n\n" + _grid(
+        ["weights", *tasks], body
+    )
 
 
 def _disjoint(results: Results) -> list[str]:

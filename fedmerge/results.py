@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from fedmerge import measures
 from fedmerge.errors import DataError
 
 FORMAT = "fedmerge-results/1"
@@ -66,12 +67,15 @@ ROW: dict[str, Kind] = {
     "stage": _one_of(*STAGES),
     "status": _one_of("ok", "failed"),
     "error": _or_null(TEXT),
-    "dice": _or_null(SHARE),
     "cases": LIST,
     "curve": LIST,
     "seconds": AMOUNT,
 }
-CASE: dict[str, Kind] = {"case": TEXT, "dice": TABLE}
+CASE: dict[str, Kind] = {"case": TEXT}
+SCORED: dict[str, tuple[dict[str, Kind], ...]] = {  # what a case holds besides, by measure: one of these
+    "dice": ({"dice": TABLE},),
+    "f1": ({"truth": TEXT, "prediction": TEXT}, {"f1": TABLE, "accuracy": _or_null(SHARE)}),
+}
 RATIOS: dict[str, Kind] = {
     "method": TEXT,
     "seed": COUNT,
@@ -88,7 +92,6 @@ FORGETTING: dict[str, Kind] = {
     "seed": COUNT,
     "chain": COUNT,
     "target_cases": COUNT,
-    "dice": _or_null(SHARE),
 }
 TRAFFIC: dict[str, Kind] = {"from": TEXT, "to": TEXT, "what": TEXT, "bytes": COUNT}
 LEFT_OUT: dict[str, Kind] = {"site": TEXT, "chain": _or_null(COUNT), "reason": TEXT}
@@ -114,11 +117,14 @@ def validate(results: Mapping[str, Any]) -> None:
     """
     _check("results", results, TOP)
     _check("environment", results["environment"], ENVIRONMENT)
+    _check("results", {"measure": measures.DICE.key, **results}, {"measure": _one_of(*measures.MEASURES)})
+    measure = measures.of(results)
+    numbers = {key: _or_null(SHARE) for key in (measure.key, *measure.more)}
     for place, row in _each("rows", results["rows"]):
-        _check_row(place, row)
+        _check_row(place, row, numbers, SCORED[measure.key])
     for place, fitted in _each("ratios", results["ratios"]):
         _check_ratios(place, fitted)
-    for key, form in (("forgetting", FORGETTING), ("traffic", TRAFFIC)):
+    for key, form in (("forgetting", FORGETTING | numbers), ("traffic", TRAFFIC)):
         for place, record in _each(key, results[key]):
             _check(place, record, form)
     for key, form in (
@@ -177,21 +183,27 @@ def _check(place: str, record: object, form: Mapping[str, Kind]) -> None:
             raise DataError(f"{place}: '{key}' expected {words}, got {_short(record[key])}")
 
 
-def _check_row(place: str, row: Mapping[str, Any]) -> None:
-    _check(place, row, ROW)
+def _check_row(
+    place: str, row: Mapping[str, Any], numbers: Mapping[str, Kind], scored: Sequence[Mapping[str, Kind]]
+) -> None:
+    _check(place, row, {**ROW, **numbers})
     if row["status"] == "failed" and row["error"] is None:
         raise DataError(f"{place}: a failed row says why in 'error', got null")
     if row["status"] == "ok" and row["error"] is not None:
         raise DataError(f"{place}: 'error' of a row that is ok expected null, got {_short(row['error'])}")
     for inner, case in _each(f"{place}.cases", row["cases"]):
         _check(inner, case, CASE)
-        for label, dice in case["dice"].items():
-            if dice is not None and not _is_share(dice):
-                raise DataError(f"{inner}: dice of '{label}' expected a number from 0 to 1 or null, got {_short(dice)}")
+        _check(inner, case, next((form for form in scored if form.keys() <= case.keys()), scored[0]))
+        for key in scored[-1].keys() & case.keys():
+            for label, value in case[key].items() if isinstance(case[key], Mapping) else ():
+                if value is not None and not _is_share(value):
+                    raise DataError(
+                        f"{inner}: {key} of '{label}' expected a number from 0 to 1 or null, got {_short(value)}"
+                    )
     for inner, point in _each(f"{place}.curve", row["curve"]):
         pair = isinstance(point, list | tuple) and len(point) == 2
         if not (pair and COUNT[1](point[0]) and (point[1] is None or _is_share(point[1]))):
-            raise DataError(f"{inner} expected [step, dice from 0 to 1 or null], got {_short(point)}")
+            raise DataError(f"{inner} expected [step, score from 0 to 1 or null], got {_short(point)}")
 
 
 def _check_ratios(place: str, fitted: Mapping[str, Any]) -> None:

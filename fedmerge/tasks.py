@@ -15,11 +15,12 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from fedmerge import forms
+from fedmerge import answers, forms
+from fedmerge.answers import Task
 from fedmerge.errors import Refused
 
 Curve = list[tuple[int, float]]
-CaseScore = dict[str, Any]  # {"case": id or pseudonym, "dice": {label: number or None}}
+CaseScore = dict[str, Any]  # {"case": id or pseudonym, "dice": {label: number or None}}, or as `measures` has it
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,13 @@ class Net:
 
     @property
     def out_channels(self) -> int:
-        """One channel a label, and the background."""
-        return len(self.labels) + 1
+        """One channel a label, and the background where there is one."""
+        return self.task.channels(self.labels)
+
+    @property
+    def task(self) -> Task:
+        """What the net answers."""
+        return answers.of(self.settings)
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Scored:
-    """Dice of each test case."""
+    """The score of each test case."""
 
     cases: list[CaseScore] | None = field(default=None)
 

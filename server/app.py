@@ -104,7 +104,7 @@ def _absolute(table: dict[str, Any], base: Path, data: str) -> dict[str, Any]:
         copy = {**site}
         if "data" in copy:
             folder = Path(data or base / copy["data"].get("folder", "")).absolute()
-            if data and copy["data"].get("layout") == "phantom":
+            if data and copy["data"].get("phantom"):
                 folder = folder / copy["name"]
             copy["data"] = {**copy["data"], "folder": str(folder)}
             listed = copy["data"].get("cases")

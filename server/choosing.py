@@ -3,7 +3,7 @@
 Candidates are each single source, a merge of all, and where the sources train one after the other the end of the chain
 that does not forget. Where the target's labels are the sources' own, heads are stitched. A target with few validation
 cases cross-validates: every labelled case is held out once while a candidate trains on the others, and the candidate
-with the highest mean Dice over all of them is trained as its row says. A single source that is better than all merges
+with the highest mean score over all of them is trained as its row says. A single source that is better than all merges
 by that measure is what comes out; so is one that is good where another is bad.
 
 Of three sources and more, some may be better than all, by what each source did alone: merges of the best two, the best
@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedmerge import evaluation, fusion
+from fedmerge import fusion
 from fedmerge.errors import Refused
 from server.adaptation import Place
 from server.exchange import Answer, Ask
@@ -147,7 +147,7 @@ def measure(ground: Ground, place: Place, run: Any) -> Generator[Ask, Answer, tu
             for fold in range(parts) if parts else [-1]:
                 outcome = yield from run(replace(place, method=method, fold=fold, folds=parts))
                 last = outcome.stages[-1]
-                values = [evaluation.case_mean(case["dice"]) for case in last["cases"]] if parts else [best(last)]
+                values = [ground.plan.measure.case(case) for case in last["cases"]] if parts else [best(last)]
                 found += [value for value in values if value is not None]
                 steps, seconds = steps + last["target_steps"], seconds + last["seconds"]
         except Refused as error:
@@ -189,4 +189,6 @@ def sentence(ground: Ground, place: Place, scores: dict[str, float]) -> str:
     single = {name: value for name, value in scores.items() if name.startswith("transfer:")}
     first = max(single, key=lambda name: single[name], default="")
     beside = "" if not first or first == chosen else f", against {single[first]:.3f} of {first}, the best single source"
-    return f"auto chose {chosen}: mean Dice {scores[chosen]:.3f} over {how}{beside}"
+    measure = ground.plan.measure
+    what = measure.single if parts else measure.name
+    return f"auto chose {chosen}: mean {what} {scores[chosen]:.3f} over {how}{beside}"

@@ -11,10 +11,9 @@ from fedmerge.params import Params
 from server.exchange import Ask, Conversation
 from server.ground import Ground, Made
 from server.merging import Outcome
-from server.outcome import mean_of
 from server.store import key
 
-Line = dict[str, Any]  # an entry of `forgetting` in results.json; its `dice` is filled in by the conversation
+Line = dict[str, Any]  # an entry of `forgetting` in results.json; its score is filled in by the conversation
 
 
 def conversations(
@@ -109,5 +108,6 @@ def _score(ground: Ground, site: str, line: Line, body: Callable[[], Params]) ->
         del weights
         answer = yield Ask(site, "evaluate.score", tasks.to_table(task), payload, "forgetting")
         phase = {"cases": tasks.from_table(tasks.Scored, answer.task, site).cases}
+        plan.measure.check(phase["cases"] or [], site)
         ground.store.keep_phase(name, phase)
-    line["dice"] = mean_of(phase["cases"] or [])
+    line |= plan.measure.numbers(phase["cases"] or [])

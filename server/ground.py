@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedmerge import nets, params, partition, tasks, whole, wire
+from fedmerge import answers, nets, params, partition, tasks, whole, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.params import Params
@@ -199,12 +199,12 @@ def lay(
 
 def divide(plan: Plan, sites: dict[str, tuple[int, tuple[str, ...]]]) -> dict[str, tasks.Net]:
     """The net of each site, given its (input channels, labels), with the names of P, norms, heads and the rest."""
-    shapes = {}
+    shapes, logits = {}, answers.of(plan.net).channels
     for name, (channels, labels) in sites.items():
-        shapes[name] = params.shapes(nets.on_meta(plan.net, in_channels=channels, out_channels=len(labels) + 1))
+        shapes[name] = params.shapes(nets.on_meta(plan.net, in_channels=channels, out_channels=logits(labels)))
     divided = {}
     for name, (channels, labels) in sites.items():
-        out = len(labels) + 1
+        out = logits(labels)
         parts = partition.of(
             nets.on_meta(plan.net, in_channels=channels, out_channels=out),
             nets.heads(plan.net, in_channels=channels, out_channels=out),

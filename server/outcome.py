@@ -5,15 +5,9 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
-from fedmerge import evaluation, tasks
 from server.ground import Ground
 from server.holding import Change, told
 from server.merging import Outcome
-
-
-def mean_of(cases: list[tasks.CaseScore]) -> float | None:
-    """Mean over cases of the mean over labels, absent labels left out."""
-    return evaluation.mean_dice(case["dice"] for case in cases) if cases else None
 
 
 def environment(ground: Ground) -> dict[str, Any]:
@@ -34,7 +28,7 @@ def resolved(ground: Ground) -> dict[str, Any]:
     plan = ground.plan
     table = dict(plan.raw)
     table["campaign"] = {
-        "name": plan.name, "method": plan.method, "methods": list(plan.methods), "fit": plan.fit,
+        "name": plan.name, "task": plan.task, "method": plan.method, "methods": list(plan.methods), "fit": plan.fit,
         "schedule": plan.schedule, "seed": plan.seed, "trust": plan.trust, "threads": plan.threads,
         "buffers": plan.buffers, "precision": plan.precision, "ratios": plan.ratios, "timeout_s": plan.timeout_s,
         "absent": plan.absent, "wait_s": plan.wait_s, "max_change": plan.max_change,
@@ -66,6 +60,7 @@ def assemble(
     """Everything in one table, rows in the order in which they were asked for."""
     return {
         "format": "fedmerge-results/1",
+        "measure": ground.plan.measure.key,
         "campaign": resolved(ground),
         "environment": environment(ground),
         "sites": [

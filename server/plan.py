@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedmerge import campaign, devices, fusion, heads, nets, partition
+from fedmerge import answers, campaign, devices, fusion, heads, nets, partition
 from fedmerge.errors import ConfigError, FedmergeError
 from fedmerge.fusion import recipe
+from fedmerge.measures import Measure
 from server import stages, values
 from server.stages import Adapt, Check, Finetune, Stage, Train
 
@@ -40,6 +41,7 @@ class Plan:
     adapt: Adapt
     finetune: Finetune
     members: tuple[Member, ...]
+    task: str = "segmentation"
     method: str = "auto"
     methods: tuple[str, ...] = ()
     fit: str = "near"
@@ -70,6 +72,11 @@ class Plan:
         return tuple(m.name for m in self.members if m.role == "target")
 
     @property
+    def measure(self) -> Measure:
+        """What models are scored by."""
+        return answers.TASKS[self.task].measure
+
+    @property
     def residents(self) -> tuple[str, ...]:
         """The sites that take part themselves."""
         return tuple(m.name for m in self.members if m.resident)
@@ -88,6 +95,7 @@ class Plan:
 
 
 CHOICES = {
+    "task": tuple(answers.TASKS),
     "fit": ("near", "far"),
     "schedule": ("chain", "parallel"),
     "trust": ("server",),
@@ -138,7 +146,7 @@ def read(path: Path, *, base: Path | None = None, deployed: bool = False) -> Pla
     start = (base or path.parent).absolute()
     plan = Plan(
         **head,
-        **_net(table, where, start, reestimate=head.get("buffers") == "re-estimate"),
+        **_net(table, where, start, head.get("task", Plan.task), reestimate=head.get("buffers") == "re-estimate"),
         train=stages.read(Train, table, "train", where),
         adapt=stages.read(Adapt, table, "adapt", where),
         finetune=stages.read(Finetune, table, "finetune", where),
@@ -193,15 +201,23 @@ def check_method(plan: Plan, method: fusion.Method) -> None:
         raise ConfigError(f'{method.name} needs at least one site with role = "source", got none')
 
 
-def _net(table: Mapping[str, Any], where: str, start: Path, *, reestimate: bool) -> dict[str, Any]:
+def _net(table: Mapping[str, Any], where: str, start: Path, task: str, *, reestimate: bool) -> dict[str, Any]:
     """The fields of `Plan` that `[net]` holds; the net is built without storage to see that it can be."""
     place = f"{where}: [net]"
     net = values.table(table, "net", place)
     own = {key: check(net.pop(key), f"{place} {key}") for key, check in NET.items() if key in net}
     if "patch" not in own:
         raise ConfigError(f"{place} patch is missing: the size in voxels that every site crops to")
-    if net.get("dims", 3) != 3:
-        raise ConfigError(f"{place} dims expected 3: campaigns read volumes, got {net['dims']!r}")
+    kind = answers.TASKS[task]
+    if net.get("name") in tuple(nets.NETS) and (other := answers.of(net)) != kind:
+        raise ConfigError(
+            f'{place} {net["name"]} is a net for {other.name}, and [campaign] task is "{task}"; '
+            f"nets for it are {', '.join(name for name in nets.NETS if answers.of({'name': name}) == kind)}"
+        )
+    if net.get("dims", kind.dims) != kind.dims:
+        raise ConfigError(
+            f"{place} dims expected {kind.dims}: campaigns of {task} read {kind.images}, got {net['dims']!r}"
+        )
     try:
         like = nets.on_meta(net, in_channels=1, out_channels=2)
         nets.check_patch(net, own["patch"])

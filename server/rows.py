@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmerge import evaluation, fusion, params, tasks, whole, wire
-from fedmerge.errors import Refused
+import torch
+
+from fedmerge import fusion, measures, params, tasks, whole, wire
+from fedmerge.errors import NetError, Refused
 from fedmerge.fusion import recipe
+from fedmerge.heads import Head
 from server import adaptation, choosing, inbound, merging
 from server.adaptation import Place
 from server.exchange import Answer, Ask, Conversation, Part
@@ -86,17 +89,17 @@ def _check_labels(ground: Ground, place: Place, made: list[Made]) -> None:
     """Whether the sources' heads can be stitched for this target.
 
     Raises:
-        Refused: a label of the target is none of the sources'.
+        Refused: a label of the target is none of the sources', or two classifiers have no class in common.
     """
-    kept = place.method.training == "lwf"
+    kept, net = place.method.training == "lwf", ground.nets[place.target]
     sites = ground.sources(place.chain, place.method.way) if kept else [one.site for one in made]
-    known = list(dict.fromkeys(label for site in sites for label in ground.nets[site].labels))
-    for label in ground.nets[place.target].labels:
-        if label not in known:
-            raise Refused(
-                f"{place.target}: the label '{label}' is none of the sources' ({', '.join(known)}): heads cannot be "
-                f"stitched"
-            )
+    theirs = [ground.nets[site].labels for site in sites]
+    try:  # with heads of one weight a row: whether it can be done depends on the labels alone
+        net.task.stitch(
+            net.labels, [Head(own, {"": torch.zeros(net.task.channels(own), 1)}) for own in theirs], {"": 0}
+        )
+    except NetError as error:
+        raise Refused(f"{place.target}: {error}") from None
 
 
 def _kept(ground: Ground, place: Place) -> dict[str, list[str]]:
@@ -133,7 +136,9 @@ def row(ground: Ground, place: Place, outcomes: list[Outcome], waiting: dict[Pla
         waiting[place] = wanted.way
     except Refused as error:
         log.warning("%s: %s", place.label, error)
-        outcome.stages.append(stage(place, "fine-tuned", None, [], 0, 0.0) | {"status": "failed", "error": str(error)})
+        outcome.stages.append(
+            stage(ground, place, "fine-tuned", None, [], 0, 0.0) | {"status": "failed", "error": str(error)}
+        )
 
 
 def _choose(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
@@ -175,8 +180,8 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
             phase = yield from adaptation.far(ground, place, task, mixed, logits)
         curve, steps = phase["curve"], task.adapt["steps"]
         outcome.stages += [
-            stage(place, "start", phase["start"], curve[:1], 0, 0.0),
-            stage(place, "adapted", phase["adapted"], curve, steps, phase["seconds"]),
+            stage(ground, place, "start", phase["start"], curve[:1], 0, 0.0),
+            stage(ground, place, "adapted", phase["adapted"], curve, steps, phase["seconds"]),
         ]
     mixed = mixed or merging.mix(ground, place, task, made)
     if mixed is not None:
@@ -190,14 +195,14 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
     if digest and not task.adapt:
         merging.same(place, digest, done["fused"])
     if not task.adapt:
-        outcome.stages.append(stage(place, "start", done["start"], done["curve"][:1], 0, 0.0))
+        outcome.stages.append(stage(ground, place, "start", done["start"], done["curve"][:1], 0, 0.0))
     whole = [*curve, *(p for p in done["curve"] if p[0] > steps or not curve)]
     before = outcome.stages[-1]["seconds"]
     outcome.stages.append(
-        stage(place, "fine-tuned", done["finetuned"], whole, steps + done["steps"], before + done["seconds"])
+        stage(ground, place, "fine-tuned", done["finetuned"], whole, steps + done["steps"], before + done["seconds"])
     )
-    final = outcome.stages[-1]["dice"]
-    log.info("%s at %s: Dice %s", place.label, place.target, "withheld" if final is None else f"{final:.3f}")
+    final, word = measures.number(outcome.stages[-1]), ground.plan.measure.name
+    log.info("%s at %s: %s %s", place.label, place.target, word, "withheld" if final is None else f"{final:.3f}")
 
 
 def _finetune(ground: Ground, place: Place, task: tasks.Row, fused: Path | None) -> Part:
@@ -219,16 +224,27 @@ def _finetune(ground: Ground, place: Place, task: tasks.Row, fused: Path | None)
 
 
 def stage(
-    place: Place, name: str, cases: list[tasks.CaseScore] | None, curve: list[Any], steps: int, seconds: float
+    ground: Ground,
+    place: Place,
+    name: str,
+    cases: list[tasks.CaseScore] | None,
+    curve: list[Any],
+    steps: int,
+    seconds: float,
 ) -> dict[str, Any]:
-    """One entry of `rows` in results.json."""
+    """One entry of `rows` in results.json.
+
+    Raises:
+        Refused: the cases are scored as another task's are.
+    """
+    ground.plan.measure.check(cases or [], place.target)
     return {
         **place.columns,
         "stage": name,
         "status": "ok",
         "error": None,
         "target_steps": steps,
-        "dice": evaluation.mean_dice(case["dice"] for case in cases) if cases else None,
+        **ground.plan.measure.numbers(cases or []),
         "cases": cases or [],
         "curve": [list(point) for point in curve],
         "seconds": round(seconds, 3),

@@ -41,7 +41,7 @@ class Bench:
         if row.folds:
             own = cases.fold([*own["train"], *own["validate"]], row.fold, row.folds)
         self.train, self.test = own["train"], own["test"]
-        self.validate = validator(site, own["validate"], row.precision)
+        self.validate = validator(site, own["validate"], row.net.task.measure, row.precision)
         self.net = build(row.net, row.net_seed)
         partition.check_buffers(self.net, reestimate=row.buffers == "re-estimate")
         self.mix: Mix | None = None
@@ -91,7 +91,7 @@ class Bench:
         """Put the sources' heads together for the target's labels.
 
         Raises:
-            Declined: a label is none of theirs.
+            Declined: a label is none of theirs, or two classifiers have no class in common.
         """
         names = self.row.net.heads
         there = [heads.Head(c.labels, params.split(c.weights, names)[0]) for c in given]
@@ -99,7 +99,7 @@ class Bench:
             for site, head in heads.kept(c.weights, names).items():
                 there.append(heads.Head(tuple(self.row.kept.get(site, ())), head))
         try:
-            stitched = heads.stitch(self.row.net.labels, there, heads.axes(self.net, names))
+            stitched = self.row.net.task.stitch(self.row.net.labels, there, heads.axes(self.net, names))
         except NetError as error:
             raise Declined(f"{self.site.name}: {error}") from None
         params.load(self.net, stitched)
@@ -116,7 +116,7 @@ class Bench:
             partition.reestimate(self.net, [case.image[None] for case in self.train])
 
     def score(self, keep_in: str = "") -> list[tasks.CaseScore]:
-        """Dice on the test cases; predictions stay in the site's folder."""
+        """The score of each test case; predictions stay in the site's folder."""
         folder = self.site.work / "predictions" / self.row.label if keep_in else None
         return predict.score(self.net, self.test, self.row.net.labels, precision=self.row.precision, keep=folder)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -15,12 +16,13 @@ from torch import Tensor
 from fedmerge.errors import ConfigError, DataError
 from sites.draws import generator, stable_seed
 from sites.folders import Found, find, modalities, scan
-from sites.loading import Case, load
+from sites.loading import Case, Loaded, load
 from sites.records import Data, Scanner, Selection
 
 __all__ = [
     "Case",
     "Found",
+    "Loaded",
     "Split",
     "batches",
     "contents",
@@ -75,7 +77,8 @@ def split(found: Sequence[Found], data: Data, *, seed: int, target_cases: int | 
     """Parts for validation and test, which never change, and training cases drawn by the seed.
 
     The first cases, in the order of `found`, validate; the next ones test; all others are the pool, from which
-    `seed` draws. A smaller number of training cases is a prefix of a larger one. A patient's files go to one
+    `seed` draws. A smaller number of training cases is a prefix of a larger one. Every part takes the classes of
+    pictures in turn: a short one holds as many of each as there are. A patient's files go to one
     part; what a full part has no room for is left out. Where `data` names the cases of a part, these are that
     part, and other files of their patients are left out.
 
@@ -88,7 +91,7 @@ def split(found: Sequence[Found], data: Data, *, seed: int, target_cases: int | 
     Raises:
         ConfigError: there are not enough cases, a named case is not among them, or two parts name a case or a patient.
     """
-    found = _meaningless(found, data)
+    found = _in_turn(_meaningless(found, data))
     parts: dict[str, list[Found]] = {"validate": [], "test": [], "train": []}
     named = {part: ids for part in parts if isinstance(ids := getattr(data, part), tuple)}
     counted = {part: size for part in ("validate", "test") if isinstance(size := getattr(data, part), int)}
@@ -99,7 +102,7 @@ def split(found: Sequence[Found], data: Data, *, seed: int, target_cases: int | 
         part = part_of.setdefault(who, next(p for p in (*counted, "train") if p == "train" or len(parts[p]) < room[p]))
         if len(parts[part]) < room[part] and case.id in named.get(part, (case.id,)):
             parts[part].append(case)
-    pool = sorted(parts["train"], key=lambda f: stable_seed("train", seed, f.id))
+    pool = _in_turn(sorted(parts["train"], key=lambda f: stable_seed("train", seed, f.id)))
     wanted = target_cases if target_cases is not None else data.train
     room["train"] = 1 if wanted is None else wanted
     for part in parts:
@@ -114,6 +117,16 @@ def split(found: Sequence[Found], data: Data, *, seed: int, target_cases: int | 
         test=tuple(parts["test"]),
         by_patient=all(f.patient is not None for f in found),
     )
+
+
+def _in_turn(found: Sequence[Found]) -> list[Found]:
+    """The first of each group, then the second of each, and so on; in a single group nothing moves."""
+    count: Counter[str] = Counter()
+    turn = {}
+    for one in found:
+        turn[one.id] = count[one.group]
+        count[one.group] += 1
+    return sorted(found, key=lambda one: turn[one.id])
 
 
 def _reserved(found: Sequence[Found], named: Mapping[str, tuple[str, ...]], folder: str) -> dict[str, str]:
@@ -142,13 +155,17 @@ def _meaningless(found: Sequence[Found], data: Data) -> Sequence[Found]:
     return [replace(case, lent=lender[case.id]) for case in found]
 
 
-def fold(labelled: Sequence[Case], number: int, folds: int) -> dict[str, list[Case]]:
-    """A division for cross-validation: every folds-th case to test, all others to train, none to validate."""
-    held = list(labelled[number::folds])
-    return {"train": [case for k, case in enumerate(labelled) if k % folds != number], "validate": [], "test": held}
+def fold(labelled: Sequence[Loaded], number: int, folds: int) -> dict[str, list[Loaded]]:
+    """A division for cross-validation: every folds-th case to test, all others to train, none to validate.
+
+    Classes of pictures are dealt out one after the other, so that each fold has its share of each.
+    """
+    dealt = sorted(labelled, key=lambda case: case.group)
+    held = list(dealt[number::folds])
+    return {"train": [case for k, case in enumerate(dealt) if k % folds != number], "validate": [], "test": held}
 
 
-def batches(cases: Sequence[Case], batch_size: int, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+def batches(cases: Sequence[Loaded], batch_size: int, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
     """Batches as a pure function of the step: each epoch deals all cases in an order of its own.
 
     The last batch of an epoch is filled up from the epoch's beginning.
@@ -159,7 +176,7 @@ def batches(cases: Sequence[Case], batch_size: int, seed: int) -> Callable[[int]
         seed: of the orders.
 
     Returns:
-        step -> image (B, C, *patch) float32, label (B, 1, *patch) int64.
+        step -> image (B, C, *patch) float32, label (B, 1, *patch) int64; of pictures (B,).
 
     Raises:
         DataError: there is no case.

@@ -124,7 +124,7 @@ def _simulated(entry: dict[str, Any], path: Path, *, work: Path, data: Path | No
     where = f"{name} in {path.name}"
     read = tables.data(toml.table_of(entry, "data", where), f"{name}, [site.data]", base)
     if data is not None:
-        read = replace(read, folder=data / name if read.layout == "phantom" else data)
+        read = replace(read, folder=data / name if read.phantom else data)
     read = _with_modalities(read)
     scanner = None
     if "scanner" in entry:

@@ -1,7 +1,7 @@
 """The lines of a site's check that need nothing but the site itself: its data, geometry, labels, disk, policy."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from fedmerge.errors import FedmergeError
-from sites import cases, labels, preflight, room, wording
+from sites import cases, labels, pictures, preflight, room, wording
 from sites.records import Site
 
 Result = Literal["ok", "warning", "off", "error"]
@@ -94,7 +94,7 @@ def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
         )
         told.insert(0, Line("data", "ok", f"{len(chosen)} cases in {site.data.folder}: {parts}"))
     if chosen and not any(line.result == "error" for line in told):
-        told.append(Line("geometry", "ok", _geometry(site, chosen, patch)))
+        told.append(Line("geometry", "ok", GEOMETRIES.get(site.data.layout, _geometry)(site, chosen, patch)))
     return told
 
 
@@ -113,6 +113,20 @@ def _geometry(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | 
     else:
         words.append(f"the net sees {' x '.join(map(str, patch))} voxels around the centre")
     return "; ".join(words)
+
+
+def _pixels(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None) -> str:
+    """Sizes of the pictures, and what the net sees of them."""
+    sizes = np.array([pictures.read(one.images[0], 1).shape[1:] for one in chosen])
+    least, most = (" x ".join(map(str, edge(sizes, axis=0))) for edge in (np.min, np.max))
+    seen = "the net's patch is known with --campaign"
+    if patch is not None:
+        seen = f"the net sees the whole in {' x '.join(map(str, patch))} pixels"
+    return f"pictures of {least} pixels; {seen}" if least == most else f"pictures of {least} to {most} pixels; {seen}"
+
+
+Geometry = Callable[[Site, Sequence[cases.Found], Sequence[int] | None], str]
+GEOMETRIES: dict[str, Geometry] = {"classes": _pixels}
 
 
 def _mm(lengths: Iterable[float]) -> str:

@@ -63,6 +63,7 @@ def _options(bench: Bench, checkpoint: Path, offset: int, settings: training.Set
         "seed": row.seed + offset,
         "precision": row.precision,
         "rates": bench.rates(settings),
+        "loss": row.net.task.loss(),
         "validate": bench.validate,
         "checkpoint": checkpoint,
         "checkpoint_every": max(100, settings.steps // 4),

@@ -4,6 +4,8 @@
   with one file a channel, `labelsTr/ID.nii.gz`, and `dataset.json` with the names of the modalities.
 - `folders`: `ID/T1.nii.gz`, `ID/FLAIR.nii.gz`, ..., `ID/label.nii.gz`; `ID_T1.nii.gz` inside `ID/` works too.
 - `phantom`: synthetic cases, written in the first layout on first use.
+- `classes`: `CLASS/NAME.png` (or .jpg, .bmp, .tif, .nii.gz), a folder for each class; with a table `phantom` they are
+  synthetic, written on first use.
 """
 
 import json
@@ -11,9 +13,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedmerge.errors import DataError
-from sites import phantom
+from sites import phantom, spots
 from sites.records import Data
 from sites.volumes import SUFFIXES, stem
 
@@ -24,13 +27,17 @@ PATIENTS = (
     re.compile(r"(.+?)[_-](?:ses|session|visit|scan|time|tp)[_-]?[A-Za-z0-9]+"),
 )
 
+_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+PICTURES = (*_ENDINGS, *map(str.upper, _ENDINGS), *SUFFIXES)
+SYNTHETIC: dict[str, Any] = {"phantom": phantom, "classes": spots}  # layout -> how its synthetic cases are made
+
 
 @dataclass(frozen=True)
 class Found:
     """A case's files: one image a modality (or one file with all of them), and the label map.
 
     `patient` is None where the id does not tell. `lent` is the case whose label map this one is trained with, where a
-    simulation makes the labels meaningless.
+    simulation makes the labels meaningless. `group` is the class folder of a picture, whose file is its label too.
     """
 
     id: str
@@ -38,6 +45,7 @@ class Found:
     images: tuple[Path, ...]
     label: Path
     lent: "Found | None" = None
+    group: str = ""
 
 
 def find(data: Data) -> list[Found]:
@@ -54,10 +62,12 @@ def find(data: Data) -> list[Found]:
 
 def scan(data: Data) -> tuple[list[Found], dict[str, str]]:
     """The complete cases, sorted by id, and for each other one ("" for the folder) a sentence why not."""
-    if data.layout == "phantom":
-        phantom.ensure(data.folder, **(data.phantom or {}))
+    if data.phantom is not None:
+        SYNTHETIC[data.layout].ensure(data.folder, **data.phantom)
     if not data.folder.is_dir():
         return [], {"": f"there is no folder {data.folder}"}
+    if data.layout == "classes":
+        return _class_folders(data)
     images = _one_folder_a_case(data) if data.layout == "folders" else _decathlon(data)
     labels = {case: files.pop(_LABEL, None) for case, files in images.items()}
     expected = _names(data, images)
@@ -85,8 +95,9 @@ def modalities(data: Data) -> tuple[str, ...]:
     """The names of the channels, in order: the site's own, else `dataset.json`'s, else the files'."""
     if data.modalities:
         return data.modalities
-    if data.layout == "phantom":
-        return phantom.MODALITIES
+    if data.phantom is not None or data.layout == "classes":
+        names: tuple[str, ...] = SYNTHETIC[data.layout].MODALITIES
+        return names
     if not data.folder.is_dir():
         raise DataError(f"there is no folder {data.folder}")
     files = _one_folder_a_case(data) if data.layout == "folders" else _decathlon(data)
@@ -102,6 +113,30 @@ def patient(case: str, pattern: str | None) -> str | None:
         if match:
             return match[1]
     return None
+
+
+def _class_folders(data: Data) -> tuple[list[Found], dict[str, str]]:
+    """The pictures of the folders that `labels` names; those that `background` names are left aside."""
+    wanted = [name for names in data.labels.values() for name in names]
+    there = {path.name: path for path in sorted(data.folder.iterdir()) if path.is_dir() and path.name[0] != "."}
+    problems = {
+        f"{name}/": f"{data.folder.name}: the class folder '{name}' is not declared; declared are {', '.join(wanted)}"
+        for name in there
+        if name not in (*wanted, *data.background)
+    }
+    found = []
+    for name in wanted:
+        pictures = _files(there[name], PICTURES) if name in there else []
+        if not pictures:
+            problems[f"{name}/"] = f"{data.folder.name}: the class folder '{name}' holds no picture"
+        seen: set[str] = set()
+        for path in pictures:
+            short = stem(path) if path.name.endswith(SUFFIXES) else path.stem
+            if short in seen:
+                problems[f"{name}/{short}"] = f"{data.folder.name}: two pictures have the name '{name}/{short}'"
+            seen.add(short)
+            found.append(Found(f"{name}/{short}", patient(short, data.patient), (path,), path, group=name))
+    return sorted(found, key=lambda one: one.id), problems
 
 
 _LABEL = "\0label"
@@ -173,7 +208,10 @@ def _declared(data: Data) -> tuple[str, ...] | None:
 
 
 def _volumes(folder: Path) -> list[Path]:
-    """The NIfTI files of a folder, sorted; dot files are what macOS leaves in archives."""
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
+    """The NIfTI files of a folder, sorted."""
+    return _files(folder, SUFFIXES) if folder.is_dir() else []
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files by their endings, sorted; dot files are what macOS leaves in archives."""
+    return sorted(p for p in folder.iterdir() if p.name.endswith(suffixes) and not p.name.startswith("."))

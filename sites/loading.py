@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedmerge import evaluation
 from fedmerge.errors import ConfigError
-from sites import labels, preprocess, scanner, volumes
+from fedmerge.tasks import CaseScore
+from sites import labels, pictures, preprocess, scanner, volumes
 from sites.draws import generator
 from sites.folders import Found, modalities
+from sites.pictures import Picture
 from sites.preprocess import Grid
 from sites.progress import report
 from sites.records import Data, Site
@@ -32,6 +36,7 @@ class Case:
         truth: (X, Y, Z) uint8, 0..K, on the file's own voxels in canonical order.
         grid: how patch and volume lie to each other.
         frame: how the file lay, for writing label maps beside it.
+        group: what parts and folds take in turn; all volumes are one group.
     """
 
     id: str
@@ -40,6 +45,30 @@ class Case:
     truth: npt.NDArray[np.uint8]
     grid: Grid
     frame: Frame
+    group: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.image.nbytes + self.label.nbytes + self.truth.nbytes
+
+    def score(self, probabilities: Tensor, labels: Sequence[str], keep: Path | None) -> CaseScore:
+        """Dice on the original voxels.
+
+        Args:
+            probabilities: (K + 1, *patch) of the net.
+            labels: the names of 1..K.
+            keep: a folder for the label map, as ID.nii.gz on the file's own grid and affine.
+        """
+        found = preprocess.restore(probabilities, self.grid)
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            volumes.write_like(found, self.frame, keep / f"{self.id}.nii.gz")
+        values = {name: k for k, name in enumerate(labels, start=1)}
+        return {"case": self.id, "dice": evaluation.dice(found, self.truth, values)}
+
+
+Loaded = Case | Picture
 
 
 def load(
@@ -48,13 +77,13 @@ def load(
     *,
     patch: Sequence[int],
     progress: Callable[[int], None] | None = None,
-) -> list[Case]:
+) -> list[Loaded]:
     """Reads, checks, normalises and crops; what was loaded before in this process is not read again.
 
     Args:
         site: whose labels, spacing and scanner hold.
         found: the cases to load.
-        patch: (X, Y, Z) of the net's input.
+        patch: (X, Y, Z) of the net's input; of pictures (rows, columns).
         progress: told how many are done; without it, the log `fedmerge.progress` is.
 
     Returns:
@@ -62,18 +91,17 @@ def load(
 
     Raises:
         DataError: a file cannot be used; the sentence names site and file.
-        ConfigError: the patch is not three whole numbers.
+        ConfigError: the patch is not of three whole numbers, or for pictures of two.
     """
-    if len(patch) != 3 or not all(size >= 1 for size in patch):
-        raise ConfigError(f"{site.name}: 'patch' expected three numbers of voxels, got {list(patch)}")
-    size = (int(patch[0]), int(patch[1]), int(patch[2]))
+    check_patch(site, patch)
+    prepared, size = READERS.get(site.data.layout, VOLUMES)[2], tuple(map(int, patch))
     names = modalities(site.data)
-    cases = []
+    cases: list[Loaded] = []
     for done, one in enumerate(found, start=1):
         key = _key(site, one, size, names)
         case = _CACHE.get(key)
         if case is None:
-            case = prepare(site, one, size, len(names))
+            case = prepared(site, one, size)
             _CACHE.put(key, case)
             if progress is None:
                 report(site.name, "reading cases", done, len(found))
@@ -83,9 +111,20 @@ def load(
     return cases
 
 
-def prepare(site: Site, found: Found, patch: tuple[int, int, int], channels: int) -> Case:
+def check_patch(site: Site, patch: Sequence[int]) -> None:
+    """Whether a net with this patch reads what the site has: volumes, or pictures.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    words, sides, _ = READERS.get(site.data.layout, VOLUMES)
+    if len(patch) != sides or not all(size >= 1 for size in patch):
+        raise ConfigError(f"{site.name}: 'patch' expected {words}, got {list(patch)}")
+
+
+def prepare(site: Site, found: Found, patch: tuple[int, ...]) -> Case:
     """One case from its files; see `load`."""
-    data = site.data
+    data, channels = site.data, len(modalities(site.data))
     images = read_images(found, channels, site.name)
     truth = read_truth(found, images[0], data, site.name)
     first = images[0]
@@ -106,7 +145,7 @@ def prepare(site: Site, found: Found, patch: tuple[int, int, int], channels: int
     )
 
 
-def _lent(found: Found, data: Data, patch: tuple[int, int, int], channels: int, who: str) -> npt.NDArray[np.uint8]:
+def _lent(found: Found, data: Data, patch: tuple[int, ...], channels: int, who: str) -> npt.NDArray[np.uint8]:
     """Another case's labels in the patch around its own centre."""
     image = read_images(found, channels, who)[0]
     truth = read_truth(found, image, data, who)
@@ -139,10 +178,11 @@ def read_truth(found: Found, image: Volume, data: Data, who: str = "") -> npt.ND
     return labels.remap(label.data, data.labels, data.background, who=name)
 
 
-def grid_of(image: Volume, data: Data, patch: tuple[int, int, int]) -> Grid:
+def grid_of(image: Volume, data: Data, patch: Sequence[int]) -> Grid:
     """The image's grid with the patch in its middle, at the site's spacing or at the image's own."""
     x, y, z = image.data.shape
-    return Grid((x, y, z), image.spacing_mm, patch, data.spacing_mm or image.spacing_mm)
+    a, b, c = patch
+    return Grid((x, y, z), image.spacing_mm, (a, b, c), data.spacing_mm or image.spacing_mm)
 
 
 def _shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[np.float32]:
@@ -152,7 +192,7 @@ def _shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[
     return scanner.apply(image.data, site.scanner, drawn, image.spacing_mm)
 
 
-def _key(site: Site, found: Found, patch: tuple[int, int, int], names: tuple[str, ...]) -> tuple[Any, ...]:
+def _key(site: Site, found: Found, patch: tuple[int, ...], names: tuple[str, ...]) -> tuple[Any, ...]:
     """All that goes into a loaded case."""
     files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in (*found.images, found.label) if p.exists()]
     data = site.data
@@ -161,34 +201,35 @@ def _key(site: Site, found: Found, patch: tuple[int, int, int], names: tuple[str
     return (site.name, found.id, lent, tuple(files), meaning, site.scanner, patch)
 
 
+Reader = tuple[str, int, Callable[[Site, Found, tuple[int, ...]], Loaded]]
+VOLUMES: Reader = ("three numbers of voxels", 3, prepare)
+READERS: dict[str, Reader] = {"classes": ("two numbers of pixels", 2, pictures.prepare)}
+
+
 class _Cache:
     """The cases loaded last, up to a number of bytes; sites of one simulation may ask from several threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
-        self.cases: OrderedDict[tuple[Any, ...], Case] = OrderedDict()
+        self.cases: OrderedDict[tuple[Any, ...], Loaded] = OrderedDict()
         self.lock = Lock()
 
-    def get(self, key: tuple[Any, ...]) -> Case | None:
+    def get(self, key: tuple[Any, ...]) -> Loaded | None:
         with self.lock:
             if key in self.cases:
                 self.cases.move_to_end(key)
             return self.cases.get(key)
 
-    def put(self, key: tuple[Any, ...], case: Case) -> None:
+    def put(self, key: tuple[Any, ...], case: Loaded) -> None:
         with self.lock:
             if key in self.cases:
                 return
             self.cases[key] = case
-            self.bytes += _size(case)
+            self.bytes += case.nbytes
             while self.bytes > self.max_bytes and len(self.cases) > 1:
                 _, old = self.cases.popitem(last=False)
-                self.bytes -= _size(old)
-
-
-def _size(case: Case) -> int:
-    return case.image.nbytes + case.label.nbytes + case.truth.nbytes
+                self.bytes -= old.nbytes
 
 
 _CACHE = _Cache(max_bytes=2 << 30)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fedmerge import parts, tasks, wire
+from fedmerge import measures, parts, tasks, wire
 from fedmerge.contribution import Contribution
 from fedmerge.tasks import CaseScore
 from sites.config import Site
@@ -76,12 +76,7 @@ def scores(site: Site, cases: list[CaseScore]) -> list[CaseScore] | None:
     if not site.policy.metrics:
         return None
     if not site.policy.per_case_metrics:
-        labels = list(cases[0]["dice"]) if cases else []
-        means: dict[str, Any] = {}
-        for label in labels:
-            known = [c["dice"][label] for c in cases if c["dice"][label] is not None]
-            means[label] = sum(known) / len(known) if known else None
-        return [{"case": "all", "dice": means}]
+        return [measures.within(cases[0]).together(cases)] if cases else []
     if site.simulation:
         return cases
     return [{**case, "case": pseudonym(site, case["case"])} for case in cases]

@@ -10,7 +10,9 @@ structures a patient. The same profile, number of cases and seed make the same f
 import json
 import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +72,26 @@ def ensure(folder: Path, profile: str, cases: int, seed: int = 0) -> None:
         ConfigError: there is no such profile.
         DataError: the folder holds something else.
     """
-    wanted = _record(profile, cases, seed)
+    once(folder, record(profile, cases, seed), partial(write, profile=profile, cases=cases, seed=seed))
+
+
+def once(folder: Path, wanted: dict[str, Any], make: Callable[[Path], None]) -> None:
+    """Have a folder made unless it is there; `make` leaves a `dataset.json` whose key `phantom` is `wanted`.
+
+    Raises:
+        DataError: the folder holds something else.
+    """
     if not folder.exists() or not any(folder.iterdir()):
-        partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
         try:
-            write(partial, profile, cases, seed)
+            make(aside)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            partial.replace(folder)
+            aside.replace(folder)
         except OSError:  # somebody else was faster
             if not (folder / "dataset.json").is_file():
                 raise
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)
     try:
         found = json.loads((folder / "dataset.json").read_text(encoding="utf-8")).get("phantom")
     except (OSError, ValueError, AttributeError):
@@ -102,7 +112,7 @@ def write(folder: Path, profile: str, cases: int, seed: int = 0) -> None:
     Raises:
         ConfigError: there is no such profile, or the number is not positive.
     """
-    record = _record(profile, cases, seed)
+    made_from = record(profile, cases, seed)
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     ids = [f"sub-{profile}{k:03d}" for k in range(1, cases + 1)]
@@ -117,7 +127,7 @@ def write(folder: Path, profile: str, cases: int, seed: int = 0) -> None:
         "labels": {"0": "background"} | {str(value): name for name, value in anatomy.LABELS.items()},
         "numTraining": cases,
         "training": [{"image": f"./imagesTr/{c}.nii.gz", "label": f"./labelsTr/{c}.nii.gz"} for c in ids],
-        "phantom": record,
+        "phantom": made_from,
     }
     (folder / "dataset.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
@@ -161,8 +171,12 @@ def _field_of_view(profile: Profile) -> tuple[npt.NDArray[np.float64], tuple[int
     return affine, (x, y, z)
 
 
-def _record(profile: str, cases: int, seed: int) -> dict[str, Any]:
-    """What a folder of phantoms was made from."""
+def record(profile: str, cases: int, seed: int) -> dict[str, Any]:
+    """What a folder of phantoms was made from.
+
+    Raises:
+        ConfigError: there is no such profile, or the number is not positive.
+    """
     if profile not in PROFILES:
         raise ConfigError(f"there is no synthetic hospital '{profile}'; there are {', '.join(PROFILES)}")
     if cases < 1:

@@ -1,4 +1,4 @@
-"""A net at work: label maps on the hospital's own grid, and their scores."""
+"""A net at work: label maps on the hospital's own grid, classes of pictures, and their scores."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedmerge import devices, evaluation
+from fedmerge import devices
 from fedmerge.errors import ConfigError, DataError
-from sites import preprocess, volumes
-from sites.cases import Case
+from sites import pictures, preprocess, volumes
+from sites.cases import Loaded
 from sites.preprocess import Grid
 
 
@@ -25,7 +25,7 @@ def segment(net: nn.Module, images: Tensor, device: str | torch.device = "auto",
         precision: as for training.
 
     Returns:
-        (B, K + 1, *patch) float32 on the CPU; the channels of a voxel sum to 1.
+        (B, K + 1, *patch) float32 on the CPU; the channels of a voxel sum to 1. Of a classifier (B, K).
     """
     where = devices.resolve(device)
     dtype = devices.precision(where, precision)
@@ -44,7 +44,7 @@ def segment(net: nn.Module, images: Tensor, device: str | torch.device = "auto",
 
 def score(
     net: nn.Module,
-    cases: Sequence[Case],
+    cases: Sequence[Loaded],
     labels: Sequence[str],
     *,
     batch: int = 4,
@@ -52,31 +52,25 @@ def score(
     precision: str = "auto",
     keep: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Dice of each case on its original voxels.
+    """The score of each case: see `loading.Case` and `pictures.Picture`.
 
     Args:
         net: as for `segment`.
         cases: the cases to score.
-        labels: the names of 1..K.
-        batch: cases that are segmented together.
+        labels: the names of the labels.
+        batch: cases that run through the net together.
         device: as for training.
         precision: as for training.
-        keep: a folder for the label maps, as ID.nii.gz on the files' own grid and affine.
+        keep: a folder for what was predicted.
 
     Returns:
-        `{"case": id, "dice": {label: 0..1 or None}}` for each case, in order.
+        a scored case (`fedmerge.measures`) for each, in order.
     """
-    values = {name: k for k, name in enumerate(labels, start=1)}
     scores: list[dict[str, Any]] = []
     for start in range(0, len(cases), batch):
         some = cases[start : start + batch]
         probabilities = segment(net, torch.stack([case.image for case in some]), device, precision)
-        for case, one in zip(some, probabilities, strict=True):
-            found = preprocess.restore(one, case.grid)
-            scores.append({"case": case.id, "dice": evaluation.dice(found, case.truth, values)})
-            if keep is not None:
-                keep.mkdir(parents=True, exist_ok=True)
-                volumes.write_like(found, case.frame, keep / f"{case.id}.nii.gz")
+        scores += [case.score(one, labels, keep) for case, one in zip(some, probabilities, strict=True)]
     return scores
 
 
@@ -122,6 +116,31 @@ def predict_file(
     (probabilities,) = segment(net, torch.from_numpy(image)[None], device)
     out.parent.mkdir(parents=True, exist_ok=True)
     volumes.write_like(preprocess.restore(probabilities, grid), read[0].frame, out)
+
+
+def classify_file(
+    net: nn.Module,
+    info: Mapping[str, Any],
+    images: Sequence[Path],
+    out: Path,
+    *,
+    device: str | torch.device = "auto",
+) -> None:
+    """Says which class a picture is of: `{"prediction": class, "probabilities": {class: 0..1}}`.
+
+    Args:
+        net: the model.
+        info: as for `predict_file`.
+        images: the picture.
+        out: a JSON file.
+        device: as for training.
+
+    Raises:
+        DataError: the file cannot be read as a picture.
+    """
+    image = pictures.seen(pictures.read(images[0], len(info["channels"])), tuple(info["patch"]))
+    (probabilities,) = segment(net, torch.from_numpy(image)[None], device)
+    pictures.write(probabilities, info["labels"], out)
 
 
 def _three(numbers: Sequence[int]) -> tuple[int, int, int]:

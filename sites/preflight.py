@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from fedmerge.errors import FedmergeError
-from sites import cases, labels, loading, preprocess, volumes
+from sites import cases, labels, loading, pictures, preprocess, volumes
 from sites.cases import Found
 from sites.progress import report
 from sites.records import Site
@@ -37,7 +37,7 @@ def check(site: Site, patch: Sequence[int] | None = None) -> list[Finding]:
 
     Args:
         site: whose data to read; synthetic hospitals are made if need be.
-        patch: (X, Y, Z) of the net's input, to say what lies outside it.
+        patch: (X, Y, Z) of the net's input, to say what lies outside it; of pictures (rows, columns).
 
     Returns:
         the findings, in the order of the cases; empty where all is well.
@@ -54,6 +54,10 @@ def check(site: Site, patch: Sequence[int] | None = None) -> list[Finding]:
             found_error(file, error)
             return None
 
+    if patch is not None:
+        attempt("", lambda: loading.check_patch(site, patch))
+        if findings:
+            return findings
     scanned = attempt("", lambda: cases.scan(site.data))
     if scanned is None:
         return findings
@@ -74,7 +78,7 @@ def check(site: Site, patch: Sequence[int] | None = None) -> list[Finding]:
     names = cases.modalities(site.data)
     seen: Counter[int] = Counter()
     for done, one in enumerate(chosen, start=1):
-        findings += _case(site, one, len(names), patch, seen)
+        findings += CASES.get(site.data.layout, _case)(site, one, len(names), patch, seen)
         report(site.name, "checking files", done, len(chosen))
     if not any(f.severity == "error" for f in findings):
         for k, label in enumerate(site.data.labels, start=1):
@@ -221,3 +225,20 @@ def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, 
         if share > 0.05:
             add(found.label, "warning", f"{name} has {share:.0%} of its labelled voxels outside the net's patch")
     return findings
+
+
+def _picture(site: Site, found: Found, channels: int, patch: Sequence[int] | None, seen: Counter[int]) -> list[Finding]:
+    """All that is wrong with one picture; counts its class into `seen`."""
+    name = found.images[0].name
+    seen[1 + list(site.data.labels).index(pictures.class_of(found.group, site.data))] += 1
+    try:
+        pixels = pictures.read(found.images[0], channels, who=site.name)
+    except FedmergeError as error:
+        return [Finding(site.name, name, "error", str(error))]
+    if np.ptp(pixels) > 0:
+        return []
+    return [Finding(site.name, name, "warning", f"{site.name}: {found.id} has the same intensity everywhere")]
+
+
+Look = Callable[[Site, Found, int, Sequence[int] | None, Counter[int]], list[Finding]]
+CASES: dict[str, Look] = {"classes": _picture}  # layout -> how one case is looked at, where that is no volume

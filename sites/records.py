@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Labels = dict[str, tuple[int, ...]]
+Labels = dict[str, tuple[Any, ...]]  # values of label maps; in the layout "classes" names of folders
 Part = int | tuple[str, ...]  # how many cases, or which
-Layout = Literal["msd", "folders", "phantom"]
-LAYOUTS = ("msd", "folders", "phantom")
+Layout = Literal["msd", "folders", "phantom", "classes"]
+LAYOUTS = ("msd", "folders", "phantom", "classes")
 ROLES = ("source", "target")
 FISHER = ("none", "channel", "full")
 REUSE = ("never", "campaign", "consortium")
@@ -32,7 +32,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Data:
-    """Where the cases lie and what they mean; labels are numbered 1..K in the order of `labels`.
+    """Where the cases lie and what they mean; labels are numbered 1..K in the order of `labels`, classes from 0.
 
     `validate` and `test` are numbers of cases, or the ids of exactly those cases.
     """
@@ -41,7 +41,7 @@ class Data:
     layout: Layout
     labels: Labels
     modalities: tuple[str, ...] = ()
-    background: tuple[int, ...] = ()
+    background: tuple[Any, ...] = ()
     cases: Selection = field(default_factory=Selection)
     train: int | None = None
     validate: Part = 0

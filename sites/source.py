@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedmerge import devices, evaluation, fisher, nets, params, partition, tasks, training, whole, wire
+from fedmerge import devices, fisher, nets, params, partition, tasks, training, whole, wire
 from fedmerge import parts as weights_parts
 from fedmerge.contribution import Contribution
+from fedmerge.measures import Measure
 from sites import cases, outbound, predict, ways
-from sites.cases import Case
+from sites.cases import Loaded
 from sites.config import Site
 from sites.inbound import Declined
 from sites.progress import report
@@ -23,7 +24,7 @@ Payload = dict[str, bytes | Path]  # by name: bytes, or the file that holds them
 
 def parts(
     site: Site, patch: tuple[int, ...], *, seed: int = 0, target_cases: int | None = None
-) -> dict[str, list[Case]]:
+) -> dict[str, list[Loaded]]:
     """The site's cases, read and prepared: train (drawn and ordered by `seed`), validate, test."""
     chosen = cases.select(cases.find(site.data), site.data.cases)
     split = cases.split(chosen, site.data, seed=seed, target_cases=target_cases)
@@ -33,14 +34,12 @@ def parts(
     }
 
 
-def validator(site: Site, held: list[Case], precision: str) -> Callable[[nn.Module], float] | None:
-    """Mean Dice on the validation cases, as a function of a net; None where there are no such cases."""
+def validator(site: Site, held: list[Loaded], measure: Measure, precision: str) -> Callable[[nn.Module], float] | None:
+    """The measure of the validation cases, as a function of a net; None where there are no such cases."""
     if not held:
         return None
     labels = tuple(site.data.labels)
-    return lambda net: (
-        evaluation.mean_dice(s["dice"] for s in predict.score(net, held, labels, precision=precision)) or 0.0
-    )
+    return lambda net: measure.value(predict.score(net, held, labels, precision=precision)) or 0.0
 
 
 def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
@@ -100,8 +99,8 @@ def _train(
     site: Site,
     asked: tasks.Contribute,
     payload: Payload,
-    train: list[Case],
-    held: list[Case],
+    train: list[Loaded],
+    held: list[Loaded],
     name: str,
 ) -> tuple[dict[str, Any], Payload]:
     kept = site.work / "contributions" / f"{asked.key}.safetensors"
@@ -119,7 +118,7 @@ def _train(
         params.load(net, start)
         own = dict(net.named_parameters())
         way = ways.prepare(asked, net, start, _before(site, asked, payload))
-        validate = validator(site, held, asked.precision) if settings.validate_every else None
+        validate = validator(site, held, asked.net.task.measure, asked.precision) if settings.validate_every else None
         history = training.train(
             way.net,
             cases.batches(train, settings.batch_size, asked.seed),
@@ -131,7 +130,7 @@ def _train(
             checkpoint=site.work / "checkpoints" / f"{asked.key}.safetensors",
             checkpoint_every=max(100, settings.steps // 10),
             progress=lambda record: report(name, "training", record.step, settings.steps),
-            **way.options,
+            **{"loss": asked.net.task.loss(), **way.options},
         )
         weights = way.weights()
         params.load(net, {n: weights[n] for n in own})
@@ -171,7 +170,7 @@ def _before(site: Site, asked: tasks.Contribute, payload: Payload) -> list[Contr
     return found
 
 
-def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Case], name: str) -> params.Params:
+def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Loaded], name: str) -> params.Params:
     """The diagonal Fisher of P and the norm parameters over the first training cases, never of the heads."""
     if asked.fisher == "none":
         return {}
@@ -188,7 +187,7 @@ def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Case], name: st
 
 
 def score(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any]:
-    """Dice of the given weights on this site's test cases (its validation cases where it holds no test cases)."""
+    """The score of the given weights on this site's test cases (its validation cases where it holds no test cases)."""
     asked = tasks.from_table(tasks.Score, task, "server")
     if not site.policy.receive_fused:
         raise Declined(f"{site.name}: policy line 'receive_fused = false': no merged model is taken in")

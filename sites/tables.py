@@ -1,7 +1,7 @@
 """The tables of a site's file, `data`, `policy` and `scanner`, read into their records."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -24,14 +24,17 @@ from sites.records import (
     Selection,
 )
 
+Values = Callable[[Any, str, str], Sequence[Any]]
+
 
 def data(table: dict[str, Any], where: str, base: Path) -> Data:
     """The table `data`; `where` is its place for the errors, `base` what relative paths are relative to."""
     toml.only(table, [f.name for f in fields(Data)], where)
     layout = toml.choice(table, "layout", LAYOUTS, where, "msd")
-    labels = _labels(table, "labels", where)
-    pooled_labels = _labels(table, "pooled_labels", where) if "pooled_labels" in table else None
-    background = tuple(_values(table.get("background", []), "background", where))
+    values: Values = MEANINGS.get(str(layout), _values)
+    labels = _labels(table, "labels", where, values)
+    pooled_labels = _labels(table, "pooled_labels", where, values) if "pooled_labels" in table else None
+    background = tuple(values(table.get("background", []), "background", where))
     _distinct(labels, background, "labels", where)
     return Data(
         folder=base / toml.take(table, "folder", str, where),
@@ -64,21 +67,23 @@ def _part(table: dict[str, Any], key: str, where: str) -> Part:
     return ids
 
 
-def _labels(table: dict[str, Any], key: str, where: str) -> Labels:
+def _labels(table: dict[str, Any], key: str, where: str, values: Values) -> Labels:
+    if values is _folders and isinstance(table.get(key), list):  # the folders' own names
+        table = {**table, key: {name: name for name in toml.texts(table, key, where)}}
     raw = toml.take(table, key, dict, where)
-    labels = {name: tuple(_values(value, f"{key}.{name}", where)) for name, value in raw.items()}
+    labels = {name: tuple(values(value, f"{key}.{name}", where)) for name, value in raw.items()}
     if not labels:
         raise ConfigError(f"{where}: '{key}' expected at least one label, got none")
-    for name, values in labels.items():
-        if not values:
+    for name, own in labels.items():
+        if not own:
             raise ConfigError(f"{where}: '{key}.{name}' expected at least one value, got none")
     _distinct(labels, (), key, where)
     return labels
 
 
-def _distinct(labels: Labels, background: Sequence[int], key: str, where: str) -> None:
+def _distinct(labels: Labels, background: Sequence[Any], key: str, where: str) -> None:
     """No value means two things; 0 is always background."""
-    owner: dict[int, str] = {0: "background"} | dict.fromkeys(background, "background")
+    owner: dict[Any, str] = {0: "background"} | dict.fromkeys(background, "background")
     for name, values in labels.items():
         for value in values:
             if value in owner:
@@ -99,6 +104,18 @@ def _values(raw: Any, key: str, where: str) -> list[int]:  # noqa: ANN401 - anyt
             tables = ", ".join(TABLES)
             raise ConfigError(f"{where}: '{key}' expected whole numbers or TABLE:NAME ({tables}), got {item!r}")
     return values
+
+
+def _folders(raw: Any, key: str, where: str) -> list[str]:  # noqa: ANN401 - as above
+    """Names of class folders."""
+    names = raw if isinstance(raw, list) else [raw]
+    for name in names:
+        if not isinstance(name, str) or not name or name.startswith(".") or "/" in name:
+            raise ConfigError(f"{where}: '{key}' expected names of class folders, got {name!r}")
+    return names
+
+
+MEANINGS: dict[str, Values] = {"classes": _folders}  # what the values of labels are, where they are no numbers
 
 
 def _selection(raw: Any, where: str, base: Path) -> Selection:  # noqa: ANN401 - as above
@@ -141,7 +158,7 @@ def _spacing(raw: Any, where: str) -> tuple[float, float, float] | None:  # noqa
 
 
 def _phantom(raw: Any, layout: str, where: str) -> dict[str, Any] | None:  # noqa: ANN401 - as above
-    if (raw is None) != (layout != "phantom"):
+    if layout != "classes" and (raw is None) != (layout != "phantom"):
         raise ConfigError(f"{where}: the table 'phantom' and the layout 'phantom' belong together")
     if raw is not None:
         toml.only(raw, ("profile", "cases", "seed"), f"{where}, phantom")

@@ -78,6 +78,7 @@ def _adaptation(bench: Bench) -> training.Run:
         seed=bench.row.seed,
         precision=bench.row.precision,
         rates={n: settings.lr for n, _ in bench.net.named_parameters() if n not in fixed},
+        loss=bench.row.net.task.loss(),
         watch=bench.row.net.fusable if bench.method.fits else (),
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedmerge import fisher, heads, losses, nets, params, partition, penalties, tasks
+from fedmerge import fisher, heads, nets, params, partition, penalties, tasks
 from fedmerge.contribution import Contribution
 from fedmerge.params import Params
 from sites.inbound import Declined
@@ -120,7 +120,7 @@ def _lwf(asked: tasks.Contribute, net: nn.Module, start: Params, before: list[Co
     teacher = _wider(asked, last.weights, list(earlier.values()), axis)
     wide = _wider(asked, mine, [mine, *earlier.values()], axis)
     teacher.eval().requires_grad_(False)
-    base = losses.dice_ce()
+    base = asked.net.task.loss()
 
     def through(wide: nn.Module, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
         logits: Tensor = wide(x)
@@ -148,7 +148,7 @@ class _First(nn.Module):
         self.net, self.channels = net, channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *S) to (B, channels, *S)."""
+        """(B, C, *S) to (B, channels, *S), or to (B, channels)."""
         out: Tensor = self.net(x)[:, : self.channels]
         return out
 

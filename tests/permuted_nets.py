@@ -18,6 +18,7 @@ NETS = [
         "segresnet": {"name": "segresnet", "depth": 3},
     }.items()
 ]
+NETS.append(pytest.param({"name": "resnet", "dims": 2, "base_filters": 2, "depth": 3}, id="resnet-2d"))
 
 
 class Net(nn.Module):

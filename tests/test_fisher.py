@@ -1,5 +1,6 @@
 """The diagonal Fisher against loops written independently of it, and its normalisation."""
 
+import copy
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import small_nets
 import torch
 from torch import nn
 
-from fedmerge import fisher
+from fedmerge import fisher, nets
 from fedmerge.errors import DataError, NetError, Refused
 
 NAMES = (*small_nets.FUSABLE, *small_nets.NORMS)
@@ -55,6 +56,22 @@ def test_the_fisher_is_the_mean_over_cases_of_the_squared_score(dims, labels, me
         assert got[name].dtype == torch.float32
         scale = expected[name].max().float().clamp_min(1e-9 * largest)  # stem.bias, before a norm, is all noise
         torch.testing.assert_close(got[name] / scale, expected[name].float() / scale, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", ["sampled", "observed"])
+@pytest.mark.parametrize("method", ["loop", "vmap"])
+def test_the_fisher_of_a_classifier_has_one_label_an_image(labels, method):
+    """The same loop over a net that answers (B, K): a case is an image, and its label one number."""
+    settings = {"name": "resnet", "base_filters": 2, "depth": 2}
+    net = nets.build(settings, in_channels=1, out_channels=3, seed=0)
+    names = [name for name, _ in net.named_parameters()]
+    g = torch.Generator().manual_seed(7)
+    cases = [(torch.randn(1, 6, 6, generator=g), torch.tensor(k % 3)) for k in range(9)]
+    expected = by_hand(copy.deepcopy(net), cases, names, labels, seed=3)
+    got = fisher.diagonal(net, cases, names, labels=labels, generator=torch.Generator().manual_seed(3), method=method)
+    for name in names:
+        scale = expected[name].max().float()
+        torch.testing.assert_close(got[name] / scale, expected[name].float() / scale, rtol=1e-3, atol=1e-5)
 
 
 def test_cases_of_different_sizes_are_taken_by_both_methods():

@@ -100,3 +100,61 @@ def test_kept_heads_are_found_by_site():
     weights = {"h.weight": torch.zeros(2), "h.weight@north": torch.ones(2), "body": torch.zeros(1)}
     assert list(heads.kept(weights, ["h.weight"])) == ["north"]
     assert heads.kept(weights, ["h.weight"])["north"]["h.weight"].tolist() == [1, 1]
+
+
+def classes(labels, seed):
+    """A classifier's head: a row for each class, of three features."""
+    g = torch.Generator().manual_seed(seed)
+    weights = {
+        "head.weight": torch.randn(len(labels), 3, generator=g),
+        "head.bias": torch.randn(len(labels), generator=g),
+    }
+    return heads.Head(labels, weights)
+
+
+def answers(head, labels, features):
+    """Class -> logits of the features, of those classes."""
+    logits = features @ head["head.weight"].T + head["head.bias"]
+    return dict(zip(labels, logits.T))
+
+
+ROWS = {"head.weight": 0, "head.bias": 0}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_classes_keep_their_differences_to_the_class_that_both_heads_know(order):
+    """As each head alone has them: "normal" takes the background's part."""
+    features = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    there = [classes(("normal", "ring"), 1), classes(("spiculated", "normal"), 2)]
+    wanted = ("ring", "normal", "spiculated")
+    found = answers(heads.stitch_classes(wanted, [there[k] for k in order], ROWS), wanted, features)
+    for head in there:
+        alone = answers(head.weights, head.labels, features)
+        for label in head.labels:
+            torch.testing.assert_close(found[label] - found["normal"], alone[label] - alone["normal"])
+
+
+def test_a_chain_of_common_classes_is_enough():
+    """The first and the last head meet by way of the one between, in whichever order they come."""
+    first, middle, last = classes(("a", "b"), 3), classes(("b", "c"), 4), classes(("c", "d"), 5)
+    features = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    found = answers(heads.stitch_classes(tuple("abcd"), [first, last, middle], ROWS), "abcd", features)
+    for head in (first, middle, last):
+        alone = answers(head.weights, head.labels, features)
+        x, y = head.labels
+        torch.testing.assert_close(found[x] - found[y], alone[x] - alone[y])
+
+
+def test_a_classifiers_head_that_knows_all_classes_is_taken_bit_for_bit():
+    """In the order of the target's classes, whatever the others know."""
+    whole, part = classes(("a", "b", "c"), 6), classes(("a", "b"), 7)
+    found = heads.stitch_classes(("c", "a"), [part, whole], ROWS)
+    assert torch.equal(found["head.weight"], whole.weights["head.weight"][[2, 0]])
+
+
+def test_heads_without_a_common_class_are_refused():
+    """Each says how its own classes differ, and nothing of the others'."""
+    with pytest.raises(NetError, match=r"the classes \(a, b\) and \(c, d\) of two sources have none in common"):
+        heads.stitch_classes(("a", "b", "c", "d"), [classes(("a", "b"), 8), classes(("c", "d"), 9)], ROWS)
+    with pytest.raises(NetError, match=r"the label 'e' is none of the sources' \(a, b\)"):
+        heads.stitch_classes(("a", "e"), [classes(("a", "b"), 8)], ROWS)

@@ -17,7 +17,9 @@ SMALL = {
     "segresnet": {"base_filters": 4, "depth": 3},
     "dynunet": {"base_filters": 4, "depth": 3},
 }
-ALL = [pytest.param({"name": n, "dims": d, **s}, id=f"{n}-{d}d") for n, s in SMALL.items() for d in (2, 3)]
+MAPS = [pytest.param({"name": n, "dims": d, **s}, id=f"{n}-{d}d") for n, s in SMALL.items() for d in (2, 3)]
+RESNET = {"name": "resnet", "dims": 2, "base_filters": 4, "depth": 3}
+ALL = [*MAPS, pytest.param(RESNET, id="resnet-2d")]
 
 
 def small(settings, seed=0, **channels):
@@ -30,11 +32,45 @@ def size(settings):
     return (8, 12, 16)[: settings["dims"]]
 
 
-@pytest.mark.parametrize("settings", ALL)
+@pytest.mark.parametrize("settings", MAPS)
 def test_logits_have_the_size_of_the_image(settings):
     """(B, C, *S) becomes (B, K, *S)."""
     net = small(settings)
     assert net(torch.zeros(2, 2, *size(settings))).shape == (2, 3, *size(settings))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 13), (1, 1)])
+def test_a_classifier_answers_once_an_image(size):
+    """Of any size."""
+    assert small(RESNET)(torch.zeros(2, 2, *size)).shape == (2, 3)
+
+
+def test_resnet_counts_its_parameters():
+    """Worked by hand for one channel in, two classes, base 2, depth 2.
+
+    Convs: stem 18, first block 36 + 36, down 72, second block 144 + 144, head 8 + 2; norms: first block 4 + 4, down 4,
+    second block 8 + 8, last 8.
+    """
+    net = nets.build({"name": "resnet", "base_filters": 2, "depth": 2}, in_channels=1, out_channels=2)
+    assert sum(p.numel() for p in net.parameters()) == 460 + 36
+
+
+def test_resnet_tells_two_textures_apart():
+    """Stripes along one side or the other, of equal brightness: thirty steps at least halve the cross-entropy."""
+    net = small(RESNET, in_channels=1, out_channels=2)
+    stripes = (torch.arange(12) % 4 < 2).float().expand(12, 12)
+    x = torch.stack([stripes, stripes.T] * 4)[:, None]
+    x = x + 0.2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, 1] * 4)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(30):
+        loss = F.cross_entropy(net(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
 
 
 @pytest.mark.parametrize("settings", ALL)
@@ -69,13 +105,13 @@ def test_heads_are_what_the_number_of_labels_shapes(settings):
 
 
 @pytest.mark.parametrize("settings", ALL)
-def test_nothing_but_parameters_and_affine_instance_norms(settings):
+def test_nothing_but_parameters_and_affine_norms_of_one_image(settings):
     """No buffer stays behind at a site, norms have weight and bias, no activation works in place."""
     net = small(settings)
     assert not list(net.buffers())
     norms = [m for m in net.modules() if "Norm" in type(m).__name__]
     assert norms
-    assert all(isinstance(m, nn.modules.instancenorm._InstanceNorm) and m.affine for m in norms)
+    assert all(isinstance(m, nn.modules.instancenorm._InstanceNorm | nn.GroupNorm) and m.affine for m in norms)
     assert not any(getattr(m, "inplace", False) for m in net.modules())
 
 
@@ -87,7 +123,7 @@ def test_every_parameter_gets_a_gradient(settings):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
-@pytest.mark.parametrize("settings", ALL)
+@pytest.mark.parametrize("settings", MAPS)
 def test_fits_a_toy_volume(settings):
     """Thirty steps on one bright box at least halve the cross-entropy."""
     net = small(settings, in_channels=1, out_channels=2)
@@ -130,7 +166,7 @@ def test_canonical_settings_name_every_default():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"name": "vnet"}, "name expected one of isensee2017, unet, segresnet, dynunet, got 'vnet'"),
+        ({"name": "vnet"}, "name expected one of isensee2017, unet, segresnet, dynunet, resnet, got 'vnet'"),
         ({}, "name expected one of"),
         ({"name": "isensee2017", "filters": 8}, "unknown setting 'filters'"),
         ({"name": "isensee2017", "depth": 6}, "depth expected 2 to 5, got 6"),
@@ -141,6 +177,8 @@ def test_canonical_settings_name_every_default():
         ({"name": "isensee2017", "in_channels": 3}, "in_channels expected 1, got 3"),
         ({"name": "unet", "depth": 2}, "depth expected 3 to 6, got 2"),
         ({"name": "dynunet", "residual": 1}, "residual expected bool, got 1"),
+        ({"name": "resnet", "dims": 3}, "dims expected 2, got 3"),
+        ({"name": "resnet", "depth": 1}, "depth expected 2 to 6, got 1"),
     ],
 )
 def test_an_impossible_setting_is_named(settings, says):

@@ -49,7 +49,7 @@ def ten():
         ),
         (
             lambda r: r["rows"][1]["curve"].insert(0, [-1, 0.5]),
-            "rows[1].curve[0] expected [step, dice from 0 to 1 or null], got [-1, 0.5]",
+            "rows[1].curve[0] expected [step, score from 0 to 1 or null], got [-1, 0.5]",
         ),
         (
             lambda r: r["ratios"][0]["groups"].update({"contexts.0.conv1": [0.5]}),

@@ -49,7 +49,7 @@ def tables(arm: Arm, *, data: Path | None, hospitals: Path) -> dict[str, Any]:
         hospitals: where synthetic hospitals are made, if there are any.
 
     Raises:
-        ConfigError: the campaign cannot be read, or a change is of a site that it does not have.
+        ConfigError: the campaign cannot be read or is no segmentation, or a change is of a site that it does not have.
     """
     if isinstance(arm.campaign, Path):
         table, base = campaign.read(arm.campaign), arm.campaign.parent
@@ -65,6 +65,8 @@ def tables(arm: Arm, *, data: Path | None, hospitals: Path) -> dict[str, Any]:
     for name in arm.drop:
         if sites.pop(name, None) is None:
             raise ConfigError(f"'drop' expected a site of the campaign, got '{name}'")
+    if (task := table.get("campaign", {}).get("task", "segmentation")) != "segmentation":
+        raise ConfigError(f'a suite expected campaigns of segmentation, got one with task = "{task}"')
     table["site"] = [_placed(site, base, data, hospitals) for site in sites.values()]
     if "weights" in table.get("net", {}):
         table["net"]["weights"] = str((base / table["net"]["weights"]).resolve())

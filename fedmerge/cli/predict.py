@@ -12,7 +12,8 @@ from fedmerge.errors import ConfigError, DataError, FedmergeError, NetError
 if TYPE_CHECKING:
     from torch import nn
 
-ENDINGS = (".nii.gz", ".nii")
+ENDINGS = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+ANSWERS = {"segmentation": ".nii.gz", "classification": ".json"}
 
 
 def predict(
@@ -21,17 +22,15 @@ def predict(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="NIfTI images; for a model of several channels, one patient's files after the other.",
+            help="NIfTI images, one patient's files after the other where a model has several channels; or pictures.",
             show_default=False,
         ),
     ],
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the label maps.")],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace label maps that --out holds already.")
-    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the label maps, or for the classes of pictures.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds already.")] = False,
 ) -> None:
-    """Segment NIfTI images; each label map has the grid and affine of its image."""
+    """Segment NIfTI images, each label map with the grid and affine of its image; or classify pictures."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out expected a folder, got the file {out}")
     for path in (model, *images):
@@ -40,20 +39,24 @@ def predict(
         if not path.is_file():
             raise DataError(f"{path}: there is no such file")
     with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
+        from fedmerge import answers
+
         net, info = load(model)
-        patients = by_patient(images, info["channels"])
-        maps = targets(patients, out)
+        task = answers.of(info["net"])
+        patients = by_patient(images, info["channels"]) if task.background else [[image] for image in images]
+        maps = targets(patients, out, ANSWERS[task.name])
         taken = [path for path in maps if path.exists()]
         if taken and not overwrite:
             raise ConfigError(f"{taken[0]} exists already: --overwrite replaces it")
         out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
         from sites import predict as site
 
+        answer = {"segmentation": site.predict_file, "classification": site.classify_file}[task.name]
         for patient, path in zip(patients, maps):
-            site.predict_file(net, info, patient, path)
+            answer(net, info, patient, path)
             screen.say(str(path))
-    values = ", ".join(f"{k} {name}" for k, name in enumerate(info["labels"], start=1))
-    screen.say(f"labels: 0 background, {values}")
+    names = [*["background"] * task.background, *info["labels"]]
+    screen.say("labels: " + ", ".join(f"{k} {name}" for k, name in enumerate(names)))
 
 
 def load(path: Path) -> "tuple[nn.Module, dict[str, Any]]":
@@ -62,14 +65,17 @@ def load(path: Path) -> "tuple[nn.Module, dict[str, Any]]":
     Raises:
         FedmergeError: the file is no model of ours, or does not hold the whole net.
     """
-    from fedmerge import nets, params, partition, wire
+    from fedmerge import answers, nets, params, partition, wire
 
     weights, info = wire.read_model(path)
     missing = [key for key in ("net", "in_channels", "labels", "channels", "patch") if key not in info]
     if missing and "parameters" not in info:
         raise DataError(f"{path}: expected a model that a campaign left, got a file without '{missing[0]}'")
-    channels = {"in_channels": info["in_channels"], "out_channels": len(info["labels"]) + 1}
     try:
+        channels = {
+            "in_channels": info["in_channels"],
+            "out_channels": answers.of(info["net"]).channels(info["labels"]),
+        }
         net = nets.build(info["net"], **channels, seed=0)
         absent = [name for name in params.shapes(net) if name not in weights]
         if absent:
@@ -96,8 +102,8 @@ def by_patient(images: Sequence[Path], channels: Sequence[str]) -> list[list[Pat
     return [list(images[i : i + size]) for i in range(0, len(images), size)]
 
 
-def targets(patients: Sequence[Sequence[Path]], out: Path) -> list[Path]:
-    """Where each patient's label map goes: the first image's name, without the channel's number.
+def targets(patients: Sequence[Sequence[Path]], out: Path, answer: str = ".nii.gz") -> list[Path]:
+    """Where each patient's answer goes: the first image's name, without the channel's number, with its own ending.
 
     Raises:
         ConfigError: two patients' maps would be the same file.
@@ -107,7 +113,7 @@ def targets(patients: Sequence[Sequence[Path]], out: Path) -> list[Path]:
         name = first.name
         for ending in ENDINGS:
             name = name.removesuffix(ending)
-        path = out / f"{name.removesuffix('_0000') if others else name}.nii.gz"
+        path = out / f"{name.removesuffix('_0000') if others else name}{answer}"
         if path in found:
             raise ConfigError(f"{found[path]} and {first} would both become {path}")
         found[path] = first

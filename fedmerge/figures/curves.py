@@ -1,4 +1,4 @@
-"""Learning curves: validation Dice against the target's steps. Every run is shown, not only the mean."""
+"""Learning curves: the validation score against the target's steps. Every run is shown, not only the mean."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from fedmerge import measures
 from fedmerge.comparison import REFERENCE, Row, RunKey
 from fedmerge.figures import style
 from fedmerge.results import STAGES, Results
@@ -19,7 +20,7 @@ Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def draw(results: Results, reference: str = REFERENCE) -> Figure:
-    """Validation Dice against the target's steps: thin lines are runs, thick lines their mean."""
+    """The validation score against the target's steps: thin lines are runs, thick lines their mean."""
     panels = []
     parts = style.by_part(results)
     for part, methods in parts.items():
@@ -40,7 +41,7 @@ def draw(results: Results, reference: str = REFERENCE) -> Figure:
         title, curves = panels[i]
         _draw_curves(ax, curves, title, _adaptation_steps(results), reference, legend=wide)
         if i % columns == 0:
-            ax.set_ylabel("validation Dice", fontsize=9, color=style.INK)
+            ax.set_ylabel(f"validation {measures.of(results).name}", fontsize=9, color=style.INK)
         if i + columns >= len(panels):
             ax.set_xlabel("target steps", fontsize=9, color=style.INK)
             ax.tick_params(labelbottom=True)
@@ -54,7 +55,7 @@ def _curves(rows: Iterable[Row]) -> list[Curve]:
     """One curve a run: the points of its stages, those of a later stage where two have the same step."""
     points: dict[RunKey, dict[int, float]] = {}
     for row in sorted(rows, key=lambda row: STAGES.index(row["stage"])):
-        known = [(step, dice) for step, dice in row["curve"] if dice is not None]
+        known = [(step, score) for step, score in row["curve"] if score is not None]
         points.setdefault((row["seed"], row["chain"]), {}).update(known)
     return [
         (np.array(sorted(found)), np.array([found[step] for step in sorted(found)]))
@@ -112,11 +113,11 @@ def _draw_curves(
     ends = []
     for method, curves in methods.items():
         colour, dash = (style.INK, "-") if method == reference else (next(colours), next(dashes))
-        for steps, dice in curves if len(curves) > 1 else ():
-            ax.plot(steps, dice, color=colour, linewidth=0.7, alpha=0.4)
-        steps, dice = mean_curve(curves)
-        ax.plot(steps, dice, color=colour, linestyle=dash, linewidth=2.0, label=method)
-        ends.append(dice[-1] if len(dice) else 0.0)
+        for steps, scores in curves if len(curves) > 1 else ():
+            ax.plot(steps, scores, color=colour, linewidth=0.7, alpha=0.4)
+        steps, scores = mean_curve(curves)
+        ax.plot(steps, scores, color=colour, linestyle=dash, linewidth=2.0, label=method)
+        ends.append(scores[-1] if len(scores) else 0.0)
     if adapted is not None:
         ax.axvline(adapted, color=style.GREY, linewidth=0.9, linestyle=style.DOTS, zorder=0)
     ax.set_title(title, fontsize=9, loc="left", color=style.INK)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fedmerge import evaluation
+from fedmerge import evaluation, measures
 from fedmerge.comparison import REFERENCE, Row, RunKey, case_means, last_stage
 from fedmerge.figures import style
 from fedmerge.results import Results
@@ -16,7 +16,7 @@ NOTES = {"mean": 1.09, "cases ahead": 1.24, "p": 1.36}  # columns right of the p
 
 
 def draw(results: Results, reference: str = REFERENCE) -> Figure:
-    """Dice of each test case minus that of the reference: a dot a case, a box for the quartiles, a diamond a run."""
+    """Each test case's score minus that of the reference: a dot a case, a box for the quartiles, a diamond a run."""
     panels = []
     for part, methods in style.by_part(results).items():
         theirs = last_stage(methods.get(reference, []))
@@ -38,7 +38,7 @@ def draw(results: Results, reference: str = REFERENCE) -> Figure:
             ax.set_title(f"{target}, {cases} training cases", fontsize=9, loc="left", color=style.INK)
     several_runs = any(len(by_run) > 1 for _, others in panels for _, (_, by_run, _) in others)
     axes[-1].set_xlabel(
-        f"Dice minus that of {reference}, same test case\n"
+        f"{measures.of(results).single} minus that of {reference}, same test case\n"
         "dot: a test case, mean over runs; box: quartiles and median; whiskers: 5 to 95 %"
         + ("; diamond: a run" if several_runs else ""),
         fontsize=8,

@@ -1,7 +1,7 @@
 """Nets by name, built from settings that a campaign file can hold.
 
-Every net maps images (B, C, *S) to logits (B, K, *S), background included, normalises by instance (no running
-statistics: buffers do not travel) and has no in-place activation.
+A net maps images (B, C, *S) to logits (B, K, *S), background included, or a classifier to (B, K). All normalise each
+image by itself (no running statistics: buffers do not travel) and have no in-place activation.
 
     >>> from fedmerge import nets
     >>> settings = {"name": "isensee2017", "base_filters": 4, "depth": 2}
@@ -18,14 +18,16 @@ import torch
 from torch import nn
 
 from fedmerge.errors import ConfigError, NetError
-from fedmerge.nets import isensee2017, monai
+from fedmerge.nets import isensee2017, monai, resnet
 
 NETS: dict[str, Callable[..., nn.Module]] = {
     "isensee2017": isensee2017.build,
     "unet": monai.unet,
     "segresnet": monai.segresnet,
     "dynunet": monai.dynunet,
+    "resnet": resnet.build,
 }
+CLASSIFIERS = ("resnet",)  # those that answer once an image
 
 MOST = {"base_filters": 1024, "residual_units": 16}  # told before a net of such a size is built
 
@@ -39,7 +41,7 @@ def build(settings: Mapping[str, Any], *, in_channels: int, out_channels: int, s
     Args:
         settings: `name`, one of `NETS`, and keyword arguments of its function, or what `canonical` returns.
         in_channels: image channels (modalities).
-        out_channels: logits, background included.
+        out_channels: logits; those of segmentation include the background.
         seed: the weights are a function of (settings, channels, seed) alone; torch's global generator is
             neither read nor advanced. Without a seed they differ from call to call.
 

@@ -1,0 +1,57 @@
+"""What a net answers, and all that follows from it: a label for each voxel, or one class for the whole image.
+
+>>> of({"name": "resnet"}).name
+'classification'
+>>> of({"name": "resnet"}).channels(("cyst", "ring")), of({"name": "unet"}).channels(("cyst", "ring"))
+(2, 3)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedmerge import heads, losses, measures, nets
+from fedmerge.heads import Head
+from fedmerge.measures import Measure
+from fedmerge.params import Params
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of task.
+
+    Attributes:
+        name: as a campaign file has it.
+        dims: sides of the images.
+        background: channels of the logits beside those of the labels.
+        images: what its campaigns read, in words.
+        loss: makes what trainings minimise.
+        measure: what models are scored by.
+        stitch: puts a head together for the labels wanted; see `heads`.
+    """
+
+    name: str
+    dims: int
+    background: int
+    images: str
+    loss: Callable[[], losses.Loss]
+    measure: Measure
+    stitch: Callable[[Sequence[str], Sequence[Head], Mapping[str, int]], Params]
+
+    def channels(self, labels: Sequence[str]) -> int:
+        """Logits of a net for these labels."""
+        return len(labels) + self.background
+
+
+TASKS = {
+    task.name: task
+    for task in [
+        Task("segmentation", 3, 1, "volumes", losses.dice_ce, measures.DICE, heads.stitch),
+        Task("classification", 2, 0, "2D images", losses.cross_entropy, measures.F1, heads.stitch_classes),
+    ]
+}
+
+
+def of(settings: Mapping[str, Any]) -> Task:
+    """The task of a net, by its settings."""
+    return TASKS["classification" if settings.get("name") in nets.CLASSIFIERS else "segmentation"]
