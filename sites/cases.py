@@ -208,8 +208,9 @@ def digest(found: Sequence[Found], data: Data, scan_shift: Scanner | None = None
         del settings[key]
     settings["scanner"] = asdict(scan_shift) if scan_shift else None
     # keys that came later are left out where they are not set: what was stored before goes on being found
-    if settings["meaningless"] is None:
-        del settings["meaningless"]
+    for key in ("meaningless", "regions"):
+        if settings[key] is None:
+            del settings[key]
     if scan_shift and not scan_shift.invert:
         del settings["scanner"]["invert"]
     for key in ("labels", "pooled_labels"):  # their order is the channels'

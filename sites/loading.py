@@ -1,8 +1,8 @@
 """Loading a case: read, checked, seen by the scanner, normalised, cropped, and kept while memory lasts."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -37,6 +37,7 @@ class Case:
         grid: how patch and volume lie to each other.
         frame: how the file lay, for writing label maps beside it.
         group: what parts and folds take in turn; all volumes are one group.
+        regions: what scores are taken of, name -> values of `truth`; the labels, where there are none.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Case:
     grid: Grid
     frame: Frame
     group: str = ""
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -53,7 +55,7 @@ class Case:
         return self.image.nbytes + self.label.nbytes + self.truth.nbytes
 
     def score(self, probabilities: Tensor, labels: Sequence[str], keep: Path | None) -> CaseScore:
-        """Dice on the original voxels.
+        """Dice of labels or regions on the original voxels.
 
         Args:
             probabilities: (K + 1, *patch) of the net.
@@ -64,7 +66,7 @@ class Case:
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             volumes.write_like(found, self.frame, keep / f"{self.id}.nii.gz")
-        values = {name: k for k, name in enumerate(labels, start=1)}
+        values = self.regions or {name: (k,) for k, name in enumerate(labels, start=1)}
         return {"case": self.id, "dice": evaluation.dice(found, self.truth, values)}
 
 
@@ -142,7 +144,14 @@ def prepare(site: Site, found: Found, patch: tuple[int, ...]) -> Case:
         truth=truth,
         grid=grid,
         frame=first.frame,
+        regions=_values(data),
     )
+
+
+def _values(data: Data) -> dict[str, tuple[int, ...]]:
+    """Of each region, what its labels are in a label map."""
+    number = {label: k for k, label in enumerate(data.labels, start=1)}
+    return {name: tuple(number[label] for label in parts) for name, parts in (data.regions or {}).items()}
 
 
 def _lent(found: Found, data: Data, patch: tuple[int, ...], channels: int, who: str) -> npt.NDArray[np.uint8]:
@@ -196,7 +205,8 @@ def _key(site: Site, found: Found, patch: tuple[int, ...], names: tuple[str, ...
     """All that goes into a loaded case."""
     files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in (*found.images, found.label) if p.exists()]
     data = site.data
-    meaning = (tuple(data.labels.items()), data.background, data.spacing_mm, data.control, names)
+    regions = tuple((data.regions or {}).items())
+    meaning = (tuple(data.labels.items()), data.background, data.spacing_mm, data.control, names, regions)
     lent = str(found.lent.label) if found.lent else None
     return (site.name, found.id, lent, tuple(files), meaning, site.scanner, patch)
 

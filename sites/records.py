@@ -34,7 +34,8 @@ class Selection:
 class Data:
     """Where the cases lie and what they mean; labels are numbered 1..K in the order of `labels`, classes from 0.
 
-    `validate` and `test` are numbers of cases, or the ids of exactly those cases.
+    `validate` and `test` are numbers of cases, or the ids of exactly those cases. `regions` are unions of labels that
+    scores are taken of, in place of the labels; they may overlap.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Data:
     test: Part = 0
     spacing_mm: tuple[float, float, float] | None = None
     pooled_labels: Labels | None = None
+    regions: dict[str, tuple[str, ...]] | None = None
     control: Literal["shuffled-labels", "other-start"] | None = None
     meaningless: int | None = None
     phantom: dict[str, Any] | None = None

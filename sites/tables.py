@@ -48,6 +48,7 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
         test=_part(table, "test", where),
         spacing_mm=_spacing(table.get("spacing_mm"), where),
         pooled_labels=pooled_labels,
+        regions=_regions(table["regions"], labels, str(layout), where) if "regions" in table else None,
         control=toml.choice(table, "control", CONTROLS, where) if "control" in table else None,
         meaningless=toml.take(table, "meaningless", int, where, None),
         phantom=_phantom(table.get("phantom"), layout, where),
@@ -79,6 +80,21 @@ def _labels(table: dict[str, Any], key: str, where: str, values: Values) -> Labe
             raise ConfigError(f"{where}: '{key}.{name}' expected at least one value, got none")
     _distinct(labels, (), key, where)
     return labels
+
+
+def _regions(raw: Any, labels: Labels, layout: str, where: str) -> dict[str, tuple[str, ...]]:  # noqa: ANN401 - as above
+    """Unions of labels, by name."""
+    if layout in MEANINGS:
+        raise ConfigError(f"{where}: 'regions' are unions of labels, and an image of layout '{layout}' has one class")
+    if not isinstance(raw, dict) or not raw:
+        raise ConfigError(f"{where}: 'regions' expected a table of lists of labels, got {raw!r}")
+    found = {name: toml.texts(raw, name, f"{where}, regions") for name in raw}
+    for name, parts in found.items():
+        if strange := [part for part in parts if part not in labels]:
+            raise ConfigError(f"{where}: 'regions.{name}' expected labels of {', '.join(labels)}, got '{strange[0]}'")
+        if not parts:
+            raise ConfigError(f"{where}: 'regions.{name}' expected at least one label, got none")
+    return found
 
 
 def _distinct(labels: Labels, background: Sequence[Any], key: str, where: str) -> None:

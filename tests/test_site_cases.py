@@ -353,6 +353,25 @@ def test_shuffled_labels_keep_their_counts_and_lose_their_place(tmp_path):
     np.testing.assert_array_equal(mixed.truth, plain.truth)
 
 
+def test_regions_are_scored_in_place_of_labels(tmp_path):
+    """Dice of unions on the original voxels, against a plain count; training sees the labels alone."""
+    data = decathlon(tmp_path, ["a"])
+    names = tuple(data.labels)
+    (plain,) = cases.load(site_of(data), cases.find(data), patch=(8, 8, 4))
+    regions = {"both": names, "first": names[:1]}
+    (case,) = cases.load(site_of(replace(data, regions=regions)), cases.find(data), patch=(8, 8, 4))
+    torch.testing.assert_close(case.label, plain.label)
+    probabilities = torch.rand((len(names) + 1, 8, 8, 4), generator=torch.Generator().manual_seed(0)).softmax(0)
+    found = preprocess.restore(probabilities, case.grid)
+    wanted = {}
+    for name, values in (("both", (1, 2)), ("first", (1,))):
+        mine, theirs = np.isin(found, values), np.isin(case.truth, values)
+        wanted[name] = 2 * (mine & theirs).sum() / (mine.sum() + theirs.sum())
+    assert case.score(probabilities, names, None)["dice"] == pytest.approx(wanted)
+    assert set(plain.score(probabilities, names, None)["dice"]) == set(names)
+    assert cases.digest(cases.find(data), data) != cases.digest(cases.find(data), replace(data, regions=regions))
+
+
 def test_a_digest_is_of_contents_and_settings_but_not_of_the_place(tmp_path):
     """A copied folder has the digest of the original; a changed voxel, label or scanner has another."""
     one = decathlon(tmp_path / "one", ["a", "b"])

@@ -205,6 +205,13 @@ def test_pooled_labels_are_the_targets(campaign):
         ("weights = true", "epsilon = -1.0", "'epsilon' expected no negative number"),
         ('roles = ["target"]', 'roles = ["boss"]', "'roles' expected source or target, got 'boss'"),
         ("train = 4", 'control = "shuffled"', "'control' expected shuffled-labels or other-start, got 'shuffled'"),
+        ("train = 4", "regions = {}", "'regions' expected a table of lists of labels, got {}"),
+        (
+            "train = 4",
+            'regions = { all = ["anterior", "tail"] }',
+            "'regions.all' expected labels of anterior, posterior, got 'tail'",
+        ),
+        ("train = 4", "regions = { all = [] }", "'regions.all' expected at least one label, got none"),
         ("train = 4", 'patient = "no group"', "'patient' expected a pattern with one group"),
         ("train = 4", 'layout = "phantom"', "the table 'phantom' and the layout 'phantom' belong together"),
         ('name = "harbour"', 'name = "../harbour"', "a name is up to 64 letters, digits, dots and dashes"),
