@@ -18,7 +18,7 @@ import typer
 from safetensors.torch import save_file
 from small import hospitals
 
-from fedmerge import cli, nets, results, tasks, transport
+from fedmerge import cli, measures, nets, results, tasks, transport
 from fedmerge.bench import suite
 from fedmerge.errors import ConfigError
 from server import plan
@@ -445,6 +445,7 @@ def test_the_profiles_of_phantoms_are_on_the_page():
         ("rows", results.ROW),
         ("ratios", results.RATIOS),
         ("forgetting", results.FORGETTING),
+        ("measures", {key: one for one in measures.MEASURES.values() for key in (one.key, *one.more)}),
         ("traffic", results.TRAFFIC),
         ("left_out", results.LEFT_OUT),
         ("changes", results.CHANGES),

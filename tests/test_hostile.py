@@ -240,7 +240,7 @@ def test_a_target_that_sends_impossible_scores_loses_its_row_and_nobody_elses(go
     results = run(going_on, tmp_path, METHODS, answer, reuse=str(earlier))
     rows = {row["method"]: row for row in results["rows"] if row["stage"] == "fine-tuned"}
     assert rows["mean"]["status"] == "failed"
-    assert rows["mean"]["error"].startswith("harbour: Finetuned.finetuned expected cases with a Dice")
+    assert rows["mean"]["error"].startswith("harbour: Finetuned.finetuned expected cases with a score")
     assert (rows["transfer:north"]["status"], rows["transfer:south"]["status"]) == ("ok", "ok")
 
 
