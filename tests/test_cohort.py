@@ -10,7 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from fedmerge import cli
+from fedmerge import cli, fusion
+from fedmerge.bench import runs, suite
 from fedmerge.cli.phantom import placed
 from fedmerge.errors import ConfigError, DataError
 from sites import cohort, freesurfer, making
@@ -189,6 +190,8 @@ def test_the_command_writes_hospitals_and_a_campaign_that_check_accepts(tmp_path
     assert "36 cases made, 0 kept" in capsys.readouterr().err
     assert command("check", folder / "campaign.toml") == 0
     assert "3 sites, 0 errors" in capsys.readouterr().out
+    read = suite.read(str(folder / "anatomy.toml"))
+    fusion.expand(read.methods, runs.sources(runs.tables(read.arms[0], data=None, hospitals=folder)))
     assert command(*words, "--cases", "12") == 0
     assert "0 cases made, 36 kept" in capsys.readouterr().err
     for extra, sentence in (

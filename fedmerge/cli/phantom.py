@@ -1,6 +1,7 @@
 """`fedmerge phantom`: synthetic hospitals as NIfTI files, and a campaign that runs on them."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,8 @@ def phantom(
             number = _from_labels(folder, from_labels, cases or CASES, seed, channels, side, workers)
     path = folder / "campaign.toml"
     screen.say(f"{number} hospitals in {folder}; to run them: fedmerge simulate {path} --out RUN")
+    if from_labels is not None:
+        screen.say(f"to compare methods over seeds and chains: fedmerge bench {folder / 'anatomy.toml'}")
 
 
 def _made_up(folder: Path, cases: int, seed: int) -> int:
@@ -83,7 +86,7 @@ def _from_labels(
     folder: Path, labels: Path, cases: int, seed: int, contrasts: tuple[str, ...], crop: int, workers: int | None
 ) -> int:
     """Hospitals with real anatomy; cases that are there with the same settings are kept."""
-    from fedmerge import campaign
+    from fedmerge import bench, campaign
     from sites import cohort, making
 
     plan = campaign.read(campaign.built_in("anatomy"))
@@ -102,6 +105,7 @@ def _from_labels(
     patch = [crop] * 3 if crop else WHOLE["patch"]
     folder.mkdir(parents=True, exist_ok=True)
     _save(folder, {**plan, "net": {**plan["net"], "patch": patch}, "site": sites})
+    shutil.copyfile(Path(bench.__file__).with_name("anatomy.toml"), folder / "anatomy.toml")
     made = making.write(folder, hospitals, workers or os.cpu_count() or 1)
     screen.complain(f"{made} cases made, {sum(h.cases for h in hospitals) - made} kept")
     return len(hospitals)
