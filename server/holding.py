@@ -71,12 +71,12 @@ def times(changes: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def changes(ground: Ground) -> list[Change]:
-    """The change of every source in every chain, with its verdict."""
+def changes(ground: Ground, way: str | None = None) -> list[Change]:
+    """The change of every source in every chain, with its verdict; of one way only where it is named."""
     released = words(ground.store.folder)["released"]
     found = []
     for chain in sorted({number for number, _ in ground.made}):
-        for made in _by_training(ground, chain):
+        for made in _by_training(ground, chain, way):
             ratios = times({site: one.change for site, one in made.items() if one.change is not None})
             for site, one in made.items():
                 ratio = ratios.get(site)
@@ -88,23 +88,27 @@ def changes(ground: Ground) -> list[Change]:
     return found
 
 
-def _by_training(ground: Ground, chain: int) -> list[dict[str, Made]]:
+def _by_training(ground: Ground, chain: int, only: str | None) -> list[dict[str, Made]]:
     """What the sources of a chain made, by site: those that trained in one way are each other's measure."""
     found: dict[str, dict[str, Made]] = {}
     for (number, name), made in ground.made.items():
         way, _, site = name.rpartition(":")
-        if number == chain and site in ground.plan.sources:
+        if number == chain and site in ground.plan.sources and only in (None, way):
             found.setdefault(way, {})[site] = made
     return list(found.values())
 
 
-def judge(ground: Ground) -> list[Change]:
+def judge(ground: Ground, way: str | None = None) -> list[Change]:
     """The changes, written beside the store, or the end of the campaign until the coordinator has spoken.
+
+    Args:
+        ground: the campaign.
+        way: only what was made in this way (`Ground.named`): one round of several, say.
 
     Raises:
         CampaignStopped: names the sources that are held, how far they went, and the commands that say the word.
     """
-    found = changes(ground)
+    found = changes(ground, way)
     table = [asdict(one) | {"times": told(one.times)} for one in found]
     whole.write(ground.store.folder / CHANGES, json.dumps(table, indent=1).encode())
     held = [one for one in found if one.verdict == "held"]

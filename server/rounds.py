@@ -15,7 +15,7 @@ from typing import Any
 from fedmerge import params, schedules
 from fedmerge.fusion import mixing
 from fedmerge.params import Params
-from server import inbound, training
+from server import holding, inbound, training
 from server.exchange import Conversation
 from server.ground import Ground, Made
 from server.stages import Train
@@ -30,6 +30,9 @@ def rounds(ground: Ground, chain: int, way: str) -> Iterator[list[Conversation]]
         ground: the campaign.
         chain: which independent training.
         way: one of `fusion.ROUNDS`.
+
+    Raises:
+        CampaignStopped: a round's weights are held for the coordinator's word (`server.holding`).
     """
     plan = ground.plan
     body = ground.ancestor(chain)
@@ -37,6 +40,7 @@ def rounds(ground: Ground, chain: int, way: str) -> Iterator[list[Conversation]]
     for number in range(plan.train.rounds):
         name = f"{way}-{number}"
         yield [_one(ground, site, chain, way, number, {**body, **heads.get(site, {})}) for site in plan.sources]
+        holding.judge(ground, name)
         came = {site: ground.made.pop((chain, f"{name}:{site}"), None) for site in plan.sources}
         there = {site: made for site, made in came.items() if made is not None}
         if not there:

@@ -108,6 +108,21 @@ def test_with_three_sources_wild_weights_are_held_before_anybody_sees_them(small
         run(path, tmp_path, "mean", app)
 
 
+def test_wild_weights_of_a_round_are_held_before_they_are_averaged(small, tmp_path):
+    """Every round is judged by itself; what is released is averaged, and the next wild round is held again."""
+    path = three_sources(small, head='schedule = "parallel"')
+    app = hostile.app("south", far_away)
+    for _ in range(2):
+        with pytest.raises(CampaignStopped, match=r"south: weights that moved .* held for the coordinator's word"):
+            run(path, tmp_path, "fedavg", app)
+        assert holding.undecided(tmp_path / "server") == ["south"]
+        holding.release(tmp_path / "server", "south", NOW)
+    holding.leave_out(tmp_path / "server", "south", NOW)
+    results = run(path, tmp_path, "fedavg", app)
+    assert results["rows"][-1]["status"] == "ok"
+    assert [one["site"] for one in results["left_out"]] == ["south"]
+
+
 def test_released_weights_are_taken_as_they_are_and_others_of_the_same_site_are_held_again(small, tmp_path):
     """The word is about bytes: the campaign goes on with these, and stops again for others."""
     path = three_sources(small, "release.toml", 'schedule = "parallel"')
