@@ -6,8 +6,8 @@ CLASSES = {"north": ["normal", "ring"], "south": ["normal", "spiculated"], "harb
 ALL = ["normal", "cyst", "ring", "spiculated", "mottled"]
 
 
-def campaign(folder: Path, *, south=("normal", "spiculated"), harbour=tuple(CLASSES["harbour"])) -> Path:
-    """The campaign's file; the hospitals are made where it lies when they are first asked for."""
+def campaign(folder: Path, *, south=("normal", "spiculated"), harbour=tuple(CLASSES["harbour"]), more="") -> Path:
+    """The campaign's file, with `more` at its end; the hospitals are made where it lies when first asked for."""
     classes = {**CLASSES, "south": list(south), "harbour": list(harbour)}
     sites = []
     for name, own in classes.items():
@@ -43,5 +43,6 @@ steps = 5
 validate_every = 2
 """
         + "".join(sites)
+        + more
     )
     return path
