@@ -12,11 +12,11 @@ def campaign(folder: Path, *, south=("normal", "spiculated"), harbour=tuple(CLAS
     sites = []
     for name, own in classes.items():
         rest = [one for one in ALL if one not in own]
-        more = "train = 6\nvalidate = 3\n" if name == "harbour" else f"pooled_labels = {list(harbour)}\n"
+        parts = "train = 6\nvalidate = 3\n" if name == "harbour" else f"pooled_labels = {list(harbour)}\n"
         sites.append(
             f'[[site]]\nname = "{name}"\nrole = "{"target" if name == "harbour" else "source"}"\n[site.data]\n'
             f'folder = "{name}"\nlayout = "classes"\nphantom = {{ profile = "{name}", cases = 40 }}\n'
-            f"labels = {own}\nbackground = {rest}\ntest = 6\n{more}"
+            f"labels = {own}\nbackground = {rest}\ntest = 6\n{parts}"
         )
     path = folder / "pictures.toml"
     path.write_text(
