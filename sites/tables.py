@@ -25,12 +25,16 @@ from sites.records import (
 )
 
 Values = Callable[[Any, str, str], Sequence[Any]]
+UNUSED = {"classes": ("spacing_mm", "control", "label_file")}  # keys that speak of voxels or label maps
 
 
 def data(table: dict[str, Any], where: str, base: Path) -> Data:
     """The table `data`; `where` is its place for the errors, `base` what relative paths are relative to."""
     toml.only(table, [f.name for f in fields(Data)], where)
     layout = toml.choice(table, "layout", LAYOUTS, where, "msd")
+    for key in UNUSED.get(str(layout), ()):
+        if key in table:
+            raise ConfigError(f"{where}: '{key}' means nothing in the layout '{layout}'")
     values: Values = MEANINGS.get(str(layout), _values)
     labels = _labels(table, "labels", where, values)
     pooled_labels = _labels(table, "pooled_labels", where, values) if "pooled_labels" in table else None

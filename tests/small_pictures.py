@@ -6,17 +6,17 @@ CLASSES = {"north": ["normal", "ring"], "south": ["normal", "spiculated"], "harb
 ALL = ["normal", "cyst", "ring", "spiculated", "mottled"]
 
 
-def campaign(folder: Path, *, south=("normal", "spiculated"), harbour=tuple(CLASSES["harbour"])) -> Path:
-    """The campaign's file; the hospitals are made where it lies when they are first asked for."""
+def campaign(folder: Path, *, south=("normal", "spiculated"), harbour=tuple(CLASSES["harbour"]), more="") -> Path:
+    """The campaign's file, with `more` at its end; the hospitals are made where it lies when first asked for."""
     classes = {**CLASSES, "south": list(south), "harbour": list(harbour)}
     sites = []
     for name, own in classes.items():
         rest = [one for one in ALL if one not in own]
-        more = "train = 6\nvalidate = 3\n" if name == "harbour" else f"pooled_labels = {list(harbour)}\n"
+        parts = "train = 6\nvalidate = 3\n" if name == "harbour" else f"pooled_labels = {list(harbour)}\n"
         sites.append(
             f'[[site]]\nname = "{name}"\nrole = "{"target" if name == "harbour" else "source"}"\n[site.data]\n'
             f'folder = "{name}"\nlayout = "classes"\nphantom = {{ profile = "{name}", cases = 40 }}\n'
-            f"labels = {own}\nbackground = {rest}\ntest = 6\n{more}"
+            f"labels = {own}\nbackground = {rest}\ntest = 6\n{parts}"
         )
     path = folder / "pictures.toml"
     path.write_text(
@@ -43,5 +43,6 @@ steps = 5
 validate_every = 2
 """
         + "".join(sites)
+        + more
     )
     return path

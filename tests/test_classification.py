@@ -8,6 +8,9 @@ from small_pictures import CLASSES, campaign
 from test_methods import NAMES
 
 from fedmerge import measures, report, results, wire
+from fedmerge.bench import runs
+from fedmerge.bench.suite import Arm
+from fedmerge.errors import ConfigError
 from server import inprocess, plan
 from server.app import app as server_app
 from sites.app import app as client_app
@@ -87,14 +90,37 @@ def test_auto_says_by_what_it_chose(run):
 
 
 def test_classes_without_a_common_one_are_not_stitched(tmp_path):
-    """The row says why; the merge without stitching goes on."""
+    """The row says why, and `auto` goes on without the candidate that would stitch."""
     options = {"south": ("cyst", "spiculated"), "harbour": ("normal", "ring", "cyst")}
-    rows = made(tmp_path, ["imm-mode+stitch", "imm-mode"], **options)["rows"]
+    found = made(tmp_path, ["imm-mode+stitch", "auto"], **options)
+    rows = found["rows"]
     (failed,) = [row for row in rows if row["status"] == "failed"]
     assert re.search(
         r"harbour: the classes \(normal, ring\) and \(cyst, spiculated\) .* cannot be stitched", failed["error"]
     )
-    assert any(row["method"] == "imm-mode" and row["f1"] is not None for row in rows)
+    assert list(found["choices"][0]["scores"]) == ["imm-mode+warm-up", "transfer:north", "transfer:south"]
+    assert any(row["method"] == "auto" and row["f1"] is not None for row in rows)
+
+
+def test_a_site_that_keeps_single_cases_at_home_tells_f1_by_class(tmp_path):
+    """One record in place of the cases; the row's numbers are the same."""
+    free, strict = tmp_path / "free", tmp_path / "strict"
+    for folder in (free, strict):
+        folder.mkdir()
+    policy = (
+        '[site.policy]\nroles = ["*"]\ncampaigns = ["*"]\nnets = ["*"]\nlabels = ["*"]\nmin_cases = 1\nmetrics = true\n'
+    )
+    (row,) = [row for row in made(free, ["none"])["rows"] if row["stage"] == "fine-tuned"]
+    (told,) = [row for row in made(strict, ["none"], more=policy)["rows"] if row["stage"] == "fine-tuned"]
+    (record,) = told["cases"]
+    assert record == measures.F1.together(row["cases"])
+    assert (told["f1"], told["accuracy"]) == pytest.approx((row["f1"], row["accuracy"]))
+
+
+def test_a_suite_of_benchmarks_takes_no_classification(tmp_path):
+    """Its page speaks of Dice."""
+    with pytest.raises(ConfigError, match='campaigns of segmentation, got one with task = "classification"'):
+        runs.tables(Arm("", campaign(tmp_path)), data=None, hospitals=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -119,5 +145,5 @@ def test_a_plan_that_does_not_fit_its_task_is_told(tmp_path, old, new, sentence)
     """Before anything is read or trained."""
     path = campaign(tmp_path)
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(plan.ConfigError, match=sentence):
+    with pytest.raises(ConfigError, match=sentence):
         plan.read(path)

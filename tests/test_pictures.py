@@ -142,6 +142,13 @@ def test_what_is_no_picture_is_told_with_site_and_file(folder):
         loaded(site(folder, modalities=["a", "b"]))
 
 
+@pytest.mark.parametrize(("key", "value"), [("spacing_mm", 2.0), ("control", "shuffled-labels"), ("label_file", "seg")])
+def test_keys_that_speak_of_voxels_are_refused(folder, key, value):
+    """They would change nothing, and their user would not know."""
+    with pytest.raises(ConfigError, match=f"north: '{key}' means nothing in the layout 'classes'"):
+        site(folder, **{key: value})
+
+
 @pytest.mark.parametrize("patch", [(8, 8, 8), (8,), (0, 8)])
 def test_a_net_for_volumes_is_told_before_a_file_is_read(folder, patch):
     """The layout says what the site has."""
