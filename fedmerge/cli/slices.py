@@ -1,6 +1,7 @@
 """The images behind a suite's page: a few test cases with what the methods found, read from what a run keeps."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fedmerge.errors import FedmergeError
@@ -9,20 +10,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fedmerge.bench.runs import Run
+    from fedmerge.bench.samples import Sample
     from fedmerge.bench.slices import Slice
     from fedmerge.comparison import Row
     from fedmerge.results import Results
 
 
 def figure(results: "Results", run: "Run", reference: str) -> "Figure | None":
-    """Slices of the first target's first seed in one run; None where nothing was kept.
+    """Test cases of the first target's first seed in one run; None where nothing was kept.
 
     Args:
         results: of that run.
         run: where it lies.
         reference: the method whose scores choose the cases.
     """
-    from fedmerge.bench import slices
+    from fedmerge import measures
 
     rows = [row for row in results["rows"] if row["seed"] == run.seeds[0] and row["status"] == "ok"]
     if not rows:
@@ -31,13 +33,36 @@ def figure(results: "Results", run: "Run", reference: str) -> "Figure | None":
     rows = [row for row in rows if row["target"] == target]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     chooser = reference if reference in methods else methods[0]
-    chosen = slices.choose([row for row in rows if row["method"] == chooser])
     try:
-        read = [_slice(rows, run, target, case, slices.shown(methods, chooser)) for case in chosen]
+        return FIGURES[measures.of(results).key](results, rows, run, chooser)
     except (FedmergeError, OSError):  # the page does without: predictions may have been thrown away
         return None
+
+
+def _slices(results: "Results", rows: "list[Row]", run: "Run", chooser: str) -> "Figure | None":
+    from fedmerge.bench import slices
+
+    target = rows[0]["target"]
+    methods = slices.shown(list(dict.fromkeys(row["method"] for row in rows)), chooser)
+    chosen = slices.choose([row for row in rows if row["method"] == chooser])
+    read = [_slice(rows, run, target, case, methods) for case in chosen]
     labels = next(site["labels"] for site in results["sites"] if site["name"] == target)
     return slices.draw(read, labels) if read else None
+
+
+def _pictures(_: "Results", rows: "list[Row]", run: "Run", chooser: str) -> "Figure | None":
+    from fedmerge.bench import samples, slices
+
+    methods = slices.shown(list(dict.fromkeys(row["method"] for row in rows)), chooser)
+    chosen = samples.choose([row for row in rows if row["method"] == chooser])
+    read = [_sample(rows, run, case, methods) for case in chosen]
+    return samples.draw(read) if read else None
+
+
+FIGURES: "dict[str, Callable[[Results, list[Row], Run, str], Figure | None]]" = {  # by measure
+    "dice": _slices,
+    "f1": _pictures,
+}
 
 
 def _slice(rows: "Sequence[Row]", run: "Run", target: str, case: str, methods: Sequence[str]) -> "Slice":
@@ -68,6 +93,43 @@ def _slice(rows: "Sequence[Row]", run: "Run", target: str, case: str, methods: S
         },
         aspect=spacing[1] / spacing[0],
     )
+
+
+def _sample(rows: "Sequence[Row]", run: "Run", case: str, methods: Sequence[str]) -> "Sample":
+    from fedmerge.bench import samples
+    from fedmerge.comparison import last_stage
+    from sites import cases, config, pictures
+
+    target = rows[0]["target"]
+    site = config.from_campaign(run.campaign, target, work=run.out / "sites" / target)
+    found = next(one for one in cases.find(site.data) if one.id == case)
+    told = {
+        method: next(
+            one
+            for row in last_stage([row for row in rows if row["method"] == method]).values()
+            for one in row["cases"]
+            if one["case"] == case
+        )
+        for method in methods
+    }
+    return samples.Sample(
+        case=case,
+        image=pictures.read(found.images[0], len(cases.modalities(site.data)), who=target),
+        truth=told[methods[0]]["truth"],
+        found={
+            method: (one["prediction"], _probability(run, target, method, case, one["prediction"]))
+            for method, one in told.items()
+        },
+    )
+
+
+def _probability(run: "Run", target: str, method: str, case: str, prediction: str) -> float | None:
+    """What the method gave its answer; None where that was not kept."""
+    path = run.out / "sites" / target / "predictions" / _label(method, run) / f"{case}.json"
+    if not path.is_file():
+        return None
+    probability: float = json.loads(path.read_text(encoding="utf-8"))["probabilities"][prediction]
+    return probability
 
 
 def _label(method: str, run: "Run") -> str:
