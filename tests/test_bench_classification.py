@@ -175,7 +175,7 @@ def answers(right):
 
 def test_an_f1_that_rises_while_answers_get_worse_confirms_nothing():
     """The mean over classes may gain by a small class what p, over all cases, says is lost."""
-    sides = {"m": [True] * 13 + [False] * 7 + [True] * 4, "none": [True] * 20 + [False] * 4}
+    sides = {"mean": [True] * 13 + [False] * 7 + [True] * 4, "none": [True] * 20 + [False] * 4}
     made = [
         {
             "method": method, "seed": 0, "chain": chain, "target": "harbour", "target_cases": 4, "target_steps": 9,
@@ -186,15 +186,15 @@ def test_an_f1_that_rises_while_answers_get_worse_confirms_nothing():
         for chain in range(3)
     ]  # fmt: skip
     found = {"measure": "f1", "rows": made, "forgetting": [], "traffic": [], "ratios": [], "environment": {}}
-    one = Hypothesis("As expected.", "better", "m", ("none",), (4,), p=0.5)
-    compared = summary.compare(found, [("m", "none")])
+    one = Hypothesis("As expected.", "better", "mean", ("none",), (4,), p=0.5)
+    compared = summary.compare(found, [("mean", "none")])
     (got,) = verdicts.judge([one], {"": ["north"]}, summary.lines(found, None), compared, measures.F1)
     assert compared[0].difference.mean > 0.1
     assert compared[0].case_difference == pytest.approx(-3 / 24)
     assert compared[0].turned.case_difference == pytest.approx(3 / 24)
     assert compared[0].p_holm < 0.5
     assert got.verdict == "refuted"
-    assert got.findings[0].numbers.endswith("share of right answers -0.125")
+    assert "share of right answers -0.125" in got.findings[0].numbers
 
 
 def test_cases_that_stay_at_home_have_no_picture():

@@ -1,5 +1,6 @@
 """The page of a suite: one HTML file that needs nothing from elsewhere, readable on a telephone and in the dark."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -230,7 +231,7 @@ def _p(p: float | None) -> str:
 
 def _minus(text: str) -> str:
     """A minus sign where a number is negative; names keep their hyphens."""
-    return text.replace("-", "\u2212", 1) if text[:1] == "-" and text[1:2].isdigit() else text
+    return re.sub(r"(?<!\S)-(?=\d)", "\u2212", text)
 
 
 def _word(verdict: str) -> str:

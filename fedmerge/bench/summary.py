@@ -206,8 +206,11 @@ def _compare(
     part: Part, pair: tuple[str, str], ours: Mapping[RunKey, Row], theirs: Mapping[RunKey, Row]
 ) -> Comparison | None:
     """Over the runs that both have: the difference by chain, and the test over cases."""
-    mine, other = ({run: number(row) for run, row in rows.items()} for rows in (ours, theirs))
-    differences = {run: a - b for run, a in mine.items() if a is not None and (b := other.get(run)) is not None}
+    differences = {
+        run: mine - other
+        for run in ours
+        if run in theirs and (mine := number(ours[run])) is not None and (other := number(theirs[run])) is not None
+    }
     a, b = (case_means(rows[run] for run in differences) for rows in (ours, theirs))
     test = evaluation.paired(a, b)
     if not test.n:
