@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from scipy import stats
 from small_pictures import CLASSES, campaign
@@ -202,6 +203,16 @@ def test_cases_that_stay_at_home_have_no_picture():
     row = {"seed": 0, "chain": 0, "stage": "start", "status": "ok"}
     assert samples.choose([{**row, "cases": [{"case": "all", "f1": {"a": 1.0}, "accuracy": 1.0}]}]) == []
     assert samples.choose([{**row, "cases": answers([True] * 24)}]) == ["a/00", "b/20"]
+
+
+def test_colours_and_many_classes_are_drawn():
+    """Two rows of panels; an answer whose probability was not kept stands without it."""
+    image = np.random.default_rng(0).uniform(0, 255, (3, 4, 6)).astype(np.float32)
+    figure = samples.draw([samples.Sample(f"c{i}", image, f"c{i}", {"mean": ("c0", None)}) for i in range(7)])
+    drawn = [ax for ax in figure.axes if ax.images]
+    assert len(drawn) == 7
+    assert {ax.images[0].get_array().shape for ax in drawn} == {(4, 6, 3)}
+    assert [ax.get_xlabel() for ax in drawn[:2]] == ["\u2713 mean: c0", "\u2717 mean: c0"]
 
 
 def test_a_suite_is_of_one_task(place, capsys):

@@ -25,6 +25,7 @@ def figure(results: "Results", run: "Run", reference: str) -> "Figure | None":
         reference: the method whose scores choose the cases.
     """
     from fedmerge import measures
+    from fedmerge.bench import slices
 
     rows = [row for row in results["rows"] if row["seed"] == run.seeds[0] and row["status"] == "ok"]
     if not rows:
@@ -34,32 +35,30 @@ def figure(results: "Results", run: "Run", reference: str) -> "Figure | None":
     methods = list(dict.fromkeys(row["method"] for row in rows))
     chooser = reference if reference in methods else methods[0]
     try:
-        return FIGURES[measures.of(results).key](results, rows, run, chooser)
-    except (FedmergeError, OSError):  # the page does without: predictions may have been thrown away
+        return FIGURES[measures.of(results).key](results, rows, run, chooser, slices.shown(methods, chooser))
+    except (FedmergeError, OSError, ValueError):  # the page does without: predictions may have been thrown away
         return None
 
 
-def _slices(results: "Results", rows: "list[Row]", run: "Run", chooser: str) -> "Figure | None":
+def _slices(results: "Results", rows: "list[Row]", run: "Run", chooser: str, methods: Sequence[str]) -> "Figure | None":
     from fedmerge.bench import slices
 
     target = rows[0]["target"]
-    methods = slices.shown(list(dict.fromkeys(row["method"] for row in rows)), chooser)
     chosen = slices.choose([row for row in rows if row["method"] == chooser])
     read = [_slice(rows, run, target, case, methods) for case in chosen]
     labels = next(site["labels"] for site in results["sites"] if site["name"] == target)
     return slices.draw(read, labels) if read else None
 
 
-def _pictures(_: "Results", rows: "list[Row]", run: "Run", chooser: str) -> "Figure | None":
-    from fedmerge.bench import samples, slices
+def _pictures(_: "Results", rows: "list[Row]", run: "Run", chooser: str, methods: Sequence[str]) -> "Figure | None":
+    from fedmerge.bench import samples
 
-    methods = slices.shown(list(dict.fromkeys(row["method"] for row in rows)), chooser)
     chosen = samples.choose([row for row in rows if row["method"] == chooser])
     read = [_sample(rows, run, case, methods) for case in chosen]
     return samples.draw(read) if read else None
 
 
-FIGURES: "dict[str, Callable[[Results, list[Row], Run, str], Figure | None]]" = {  # by measure
+FIGURES: "dict[str, Callable[[Results, list[Row], Run, str, Sequence[str]], Figure | None]]" = {  # by measure
     "dice": _slices,
     "f1": _pictures,
 }
@@ -104,18 +103,16 @@ def _sample(rows: "Sequence[Row]", run: "Run", case: str, methods: Sequence[str]
     site = config.from_campaign(run.campaign, target, work=run.out / "sites" / target)
     found = next(one for one in cases.find(site.data) if one.id == case)
     told = {
-        method: next(
-            one
-            for row in last_stage([row for row in rows if row["method"] == method]).values()
-            for one in row["cases"]
-            if one["case"] == case
-        )
+        method: one
         for method in methods
+        for row in last_stage([row for row in rows if row["method"] == method]).values()
+        for one in row["cases"]
+        if one["case"] == case
     }
     return samples.Sample(
         case=case,
         image=pictures.read(found.images[0], len(cases.modalities(site.data)), who=target),
-        truth=told[methods[0]]["truth"],
+        truth=next(iter(told.values()))["truth"],
         found={
             method: (one["prediction"], _probability(run, target, method, case, one["prediction"]))
             for method, one in told.items()
@@ -128,7 +125,7 @@ def _probability(run: "Run", target: str, method: str, case: str, prediction: st
     path = run.out / "sites" / target / "predictions" / _label(method, run) / f"{case}.json"
     if not path.is_file():
         return None
-    probability: float = json.loads(path.read_text(encoding="utf-8"))["probabilities"][prediction]
+    probability: float | None = json.loads(path.read_text(encoding="utf-8"))["probabilities"].get(prediction)
     return probability
 
 
