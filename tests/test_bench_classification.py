@@ -17,7 +17,7 @@ SUITE = """
 title = "Small pictures"
 stage = "development"
 campaign = "pictures.toml"
-methods = ["none", "t-imm"]
+methods = ["none", "t-imm", "auto"]
 target_cases = [3, 6]
 seeds = [0]
 chains = [0, 1]
@@ -65,7 +65,7 @@ def test_the_lines_are_what_the_rows_amount_to(ran):
     """F1 and accuracy by a plain loop over the answers of each run; area and forgetting by the rows' own numbers."""
     found = told(ran)
     assert found["measure"] == "f1"
-    assert len(found["lines"]) == 4
+    assert len(found["lines"]) == 6
     for line in found["lines"]:
         assert not {"dice", "score", "more"} & line.keys()
         last = rows(ran, line["method"], line["target_cases"])
@@ -146,11 +146,14 @@ def test_pictures_of_each_class_stand_with_what_they_were_taken_for(ran):
     section = section[: section.index("</section>")]
     lines = re.findall(r"<text[^>]*>([^<]*)</text>", section)
     assert section.count("<image") == len(CLASSES["harbour"])
-    for method in ("none", "t-imm"):
+    run = ran / "runs/all/chain-0/n-3"
+    chosen = {one["method"]: one["chosen"] for one in results.read(run)["choices"]}
+    for method in ("none", "t-imm", "auto"):
         row = rows(ran, method, 3)[0]
+        label = chosen.get(method, method).replace(":", "-")
         for name in CLASSES["harbour"]:
             case = min(one["case"] for one in row["cases"] if one["truth"] == name)
-            kept = ran / f"runs/all/chain-0/n-3/sites/harbour/predictions/{method}-seed0-chain0-n3/{case}.json"
+            kept = run / f"sites/harbour/predictions/{label}-seed0-chain0-n3/{case}.json"
             answer = json.loads(kept.read_text())
             best = answer["prediction"]
             assert samples.said(method, (best, answer["probabilities"][best]), name) in lines
