@@ -214,13 +214,14 @@ def test_the_page_tells_what_the_numbers_are(ran):
 def test_names_keep_their_hyphens_and_numbers_get_a_minus():
     """In cells."""
     assert page._minus("-0.031 ± 0.002") == "\u22120.031 ± 0.002"
-    assert page._minus("t-imm") == "t-imm"
+    assert page._minus("t-imm, n = 4: right -0.5") == "t-imm, n = 4: right \u22120.5"
+    assert page._minus("t-imm@five-2") == "t-imm@five-2"
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["nowhere"], "there is no suite 'nowhere'; there are hippocampus"),
+        (["nowhere"], "there is no suite 'nowhere'; there are classification, hippocampus"),
         (["tiny.toml", "--methods", "none,magic"], "tiny: method 'magic' is unknown; the known ones are none"),
         (["large.toml"], "expected 40 cases to train"),
         (["final.toml", "--methods", "none"], "final is evidence: its methods are those of its file"),

@@ -8,7 +8,7 @@ from fedmerge.bench import slices
 def rows(scores):
     """One run of one method with these Dice values."""
     cases = [{"case": f"c{i:02d}", "dice": {"x": score}} for i, score in enumerate(scores)]
-    return [{"method": "m", "seed": 0, "chain": 0, "stage": "fine-tuned", "status": "ok", "cases": cases}]
+    return [{"method": "m", "seed": 0, "chain": 0, "stage": "fine-tuned", "status": "ok", "dice": 0.5, "cases": cases}]
 
 
 def test_cases_are_chosen_by_rank_and_not_by_eye():

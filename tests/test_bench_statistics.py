@@ -143,8 +143,8 @@ def test_a_line_by_hand():
         for who, dice in (("north", 0.9), ("south", 0.0), ("t-imm", 0.9 - lost))
     ]
     (line,) = summary.lines({"rows": rows, "forgetting": forgetting}, 0.7)
-    assert (line.start.mean, line.adapted.mean, line.dice.mean) == pytest.approx((0.1, 0.3, 0.7))
-    assert line.dice.chains == {0: 0.6, 1: 0.8}
+    assert (line.start.mean, line.adapted.mean, line.score.mean) == pytest.approx((0.1, 0.3, 0.7))
+    assert line.score.chains == {0: 0.6, 1: 0.8}
     assert (line.reached, line.reaching) == (10, 1)
     assert line.area.chains == pytest.approx({0: (0.75 + 2.0) / 10, 1: (1.25 + 3.0) / 10})
     assert line.forgetting.chains == pytest.approx({0: 0.1, 1: 0.3})

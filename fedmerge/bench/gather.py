@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmerge import results, whole
+from fedmerge import measures, results, whole
 from fedmerge.bench import summary, verdicts
 from fedmerge.bench.runs import Run
 from fedmerge.bench.suite import Suite, named
 from fedmerge.bench.summary import Comparison, Line
 from fedmerge.bench.verdicts import Verdict
+from fedmerge.measures import Measure
 from fedmerge.results import Results
 
 FORMAT = "fedmerge-bench/1"
@@ -35,6 +36,11 @@ class Bench:
     verdicts: tuple[Verdict, ...]
     traffic: tuple[tuple[str, int, int], ...]
     failures: tuple[str, ...]
+
+    @property
+    def measure(self) -> Measure:
+        """What the suite's models are scored by."""
+        return measures.of(self.results)
 
     @property
     def parts(self) -> list[tuple[str, int]]:
@@ -72,7 +78,7 @@ def gather(suite: Suite, runs: Sequence[Run], sources: Mapping[str, Sequence[str
         results=whole,
         lines=tuple(lines),
         comparisons=tuple(comparisons),
-        verdicts=tuple(verdicts.judge(suite.hypotheses, sources, lines, comparisons)),
+        verdicts=tuple(verdicts.judge(suite.hypotheses, sources, lines, comparisons, measures.of(whole))),
         traffic=tuple(traffic(whole)),
         failures=tuple(
             f"{line.method} with {line.target_cases} cases failed in {line.failed} of {line.runs} runs: {error}"
@@ -86,7 +92,7 @@ def merged(parts: Sequence[tuple[str, Results]]) -> Results:
     """One table of results out of those of all runs; methods carry their arm's name.
 
     Args:
-        parts: (arm, results of one of its runs), at least one.
+        parts: (arm, results of one of its runs), at least one; all of one measure.
     """
     lists = ("rows", "ratios", "forgetting", "traffic", "left_out", "changes", "choices")
     whole: Results = {**parts[0][1], **{key: [] for key in lists}}
@@ -124,19 +130,27 @@ def to_json(bench: Bench) -> str:
     suite = bench.suite
     table: dict[str, Any] = {
         "format": FORMAT,
+        "measure": bench.measure.key,
         "suite": {
             "name": suite.name, "title": suite.title, "stage": suite.stage, "methods": list(suite.methods),
             "target_cases": list(suite.target_cases), "seeds": list(suite.seeds), "chains": list(suite.chains),
             "reference": suite.reference, "reach": suite.reach, "text": suite.text,
         },
         "environment": bench.results["environment"],
-        "lines": [asdict(line) for line in bench.lines],
+        "lines": [_told(line, bench.measure) for line in bench.lines],
         "comparisons": [asdict(one) for one in bench.comparisons],
         "verdicts": [asdict(one) for one in bench.verdicts],
         "traffic": [{"what": what, "messages": n, "bytes": size} for what, n, size in bench.traffic],
         "failures": list(bench.failures),
     }  # fmt: skip
     return json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _told(line: Line, measure: Measure) -> dict[str, Any]:
+    """A line under the names that the numbers have in `results.json`."""
+    table = asdict(line)
+    score, more = table.pop("score"), table.pop("more")
+    return {**table, measure.key: score, **more}
 
 
 def write(bench: Bench, out: Path) -> None:

@@ -1,5 +1,6 @@
 """The page of a suite: one HTML file that needs nothing from elsewhere, readable on a telephone and in the dark."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -10,39 +11,36 @@ from matplotlib.figure import Figure
 from fedmerge import figures, whole
 from fedmerge.bench import pictures, summary
 from fedmerge.bench.gather import Bench, choices, reference_of
-from fedmerge.bench.legend import about_slices, legend
+from fedmerge.bench.legend import legend, samples
 from fedmerge.bench.summary import Comparison, Line, Measure
 from fedmerge.results import Results
 
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-HEADING = [
-    "method", "final Dice", "start", "adapted", "area", "steps", "forgetting", "seconds", "runs",
-]  # fmt: skip
 COMPARED = ["method", "against", "difference", "by chain", "cases ahead", "p", "p (Holm)"]
 
 
-def write(bench: Bench, out: Path, slices: Figure | None = None) -> Path:
+def write(bench: Bench, out: Path, cases: Figure | None = None) -> Path:
     """Write `bench.html`, whole or not at all.
 
     Args:
         bench: what ran.
         out: the folder.
-        slices: images with contours, where predictions were kept.
+        cases: a few test cases with what methods found, where that was kept.
     """
-    whole.write(out / "bench.html", html(bench, slices))
+    whole.write(out / "bench.html", html(bench, cases))
     return out / "bench.html"
 
 
-def html(bench: Bench, slices: Figure | None = None) -> str:
+def html(bench: Bench, cases: Figure | None = None) -> str:
     """The page's text."""
     suite = bench.suite
     body = [
         f"<header><h1>{escape(suite.title)}</h1>{_facts(bench)}</header>",
         _verdicts(bench),
         _list("What failed", bench.failures),
-        *(_part(bench, target, cases) for target, cases in bench.parts),
+        *(_part(bench, target, size) for target, size in bench.parts),
         _figures(bench),
-        _section("Slices", _figure(slices, "slices") + f"<p>{about_slices(suite)}</p>") if slices is not None else "",
+        _samples(bench, cases) if cases is not None else "",
         _choices(bench),
         _traffic(bench),
         _section("How to read this", "".join(f"<p>{sentence}</p>" for sentence in legend(bench))),
@@ -60,7 +58,7 @@ def html(bench: Bench, slices: Figure | None = None) -> str:
 
 def main_table(bench: Bench) -> tuple[list[str], list[list[str]]]:
     """Heading and cells of all lines, for the terminal."""
-    return ["cases", *HEADING], [[str(line.target_cases), *_cells(line)] for line in bench.lines]
+    return ["cases", *_heading(bench)], [[str(line.target_cases), *_cells(line)] for line in bench.lines]
 
 
 def _facts(bench: Bench) -> str:
@@ -105,8 +103,14 @@ def _part(bench: Bench, target: str, cases: int) -> str:
         if pair is not None:
             compared.append(_compared(pair))
     title = f"{escape(target)}, {cases} training cases"
-    tables = [_table(HEADING, map(_cells, lines)), _table(COMPARED, compared, left=2) if compared else ""]
+    tables = [_table(_heading(bench), map(_cells, lines)), _table(COMPARED, compared, left=2) if compared else ""]
     return _section(title, "".join(tables))
+
+
+def _heading(bench: Bench) -> list[str]:
+    measure = bench.measure
+    stages = ["start", "adapted", "area", "steps", "forgetting", "seconds", "runs"]
+    return ["method", f"final {measure.name}", *measure.more.values(), *stages]
 
 
 def _cells(line: Line) -> list[str]:
@@ -115,7 +119,8 @@ def _cells(line: Line) -> list[str]:
         steps += f" ({line.reaching} of {line.runs})"
     return [
         line.method,
-        _spread(line.dice),
+        _spread(line.score),
+        *map(_spread, line.more.values()),
         _spread(line.start),
         _spread(line.adapted),
         _spread(line.area),
@@ -173,6 +178,11 @@ def _own(results: Results, cases: int, arm: str) -> Results:
     return {**results, "rows": chosen("rows"), "ratios": chosen("ratios")}
 
 
+def _samples(bench: Bench, cases: Figure) -> str:
+    title, sentences = samples(bench)
+    return _section(title, _figure(cases, title.lower()) + f"<p>{sentences}</p>")
+
+
 def _choices(bench: Bench) -> str:
     """What methods chose that choose among candidates, and how often."""
     rows = [[method, chosen, str(cases), str(count)] for method, cases, chosen, count in choices(bench.results)]
@@ -221,7 +231,7 @@ def _p(p: float | None) -> str:
 
 def _minus(text: str) -> str:
     """A minus sign where a number is negative; names keep their hyphens."""
-    return text.replace("-", "\u2212", 1) if text[:1] == "-" and text[1:2].isdigit() else text
+    return re.sub(r"(?<!\S)-(?=\d)", "\u2212", text)
 
 
 def _word(verdict: str) -> str:

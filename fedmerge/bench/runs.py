@@ -49,7 +49,7 @@ def tables(arm: Arm, *, data: Path | None, hospitals: Path) -> dict[str, Any]:
         hospitals: where synthetic hospitals are made, if there are any.
 
     Raises:
-        ConfigError: the campaign cannot be read or is no segmentation, or a change is of a site that it does not have.
+        ConfigError: the campaign cannot be read, or a change is of a site that it does not have.
     """
     if isinstance(arm.campaign, Path):
         table, base = campaign.read(arm.campaign), arm.campaign.parent
@@ -65,8 +65,6 @@ def tables(arm: Arm, *, data: Path | None, hospitals: Path) -> dict[str, Any]:
     for name in arm.drop:
         if sites.pop(name, None) is None:
             raise ConfigError(f"'drop' expected a site of the campaign, got '{name}'")
-    if (task := table.get("campaign", {}).get("task", "segmentation")) != "segmentation":
-        raise ConfigError(f'a suite expected campaigns of segmentation, got one with task = "{task}"')
     table["site"] = [_placed(site, base, data, hospitals) for site in sites.values()]
     if "weights" in table.get("net", {}):
         table["net"]["weights"] = str((base / table["net"]["weights"]).resolve())
@@ -88,7 +86,7 @@ def _placed(site: dict[str, Any], base: Path, data: Path | None, hospitals: Path
         site["contribution"] = str((base / site["contribution"]).resolve())
     if "data" in site:
         own = site["data"]
-        if own.get("layout") == "phantom":
+        if "phantom" in own:
             folder = (data or hospitals) / site["name"]
         else:
             folder = data or base / str(own.get("folder", ""))
@@ -97,6 +95,12 @@ def _placed(site: dict[str, Any], base: Path, data: Path | None, hospitals: Path
         if isinstance(listed, str) and listed != "all" and ":" not in listed:  # a file of ids
             own["cases"] = str((base / listed).resolve())
     return site
+
+
+def task(table: Mapping[str, Any]) -> str:
+    """The task of a campaign's tables."""
+    named: str = table.get("campaign", {}).get("task", "segmentation")
+    return named
 
 
 def sources(table: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from fedmerge.comparison import RunKey
 
-Curve = Sequence[Sequence[float | None]]  # points of step and validation Dice
+Curve = Sequence[Sequence[float | None]]  # points of step and validation score
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
@@ -53,21 +53,21 @@ def area(curve: Curve) -> float | None:
         >>> area([[0, 0.0], [10, 0.4], [30, 0.4]])
         0.3333333333333333
     """
-    points = [(float(step), dice) for step, dice in _known(curve)]
+    points = [(float(step), score) for step, score in _known(curve)]
     if len(points) < 2 or points[-1][0] == points[0][0]:
         return None
     total = math.fsum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
     return total / (points[-1][0] - points[0][0])
 
 
-def reached(curve: Curve, dice: float) -> int | None:
-    """The first step of the curve at which the Dice is at least `dice`; None where it never is.
+def reached(curve: Curve, level: float) -> int | None:
+    """The first step of the curve at which the score is at least `level`; None where it never is.
 
     Example:
         >>> reached([[0, 0.1], [10, 0.7], [20, 0.6]], 0.65)
         10
     """
-    return next((int(step) for step, value in _known(curve) if value >= dice), None)
+    return next((int(step) for step, value in _known(curve) if value >= level), None)
 
 
 def one_sign(values: Sequence[float]) -> bool:
@@ -76,4 +76,4 @@ def one_sign(values: Sequence[float]) -> bool:
 
 
 def _known(curve: Curve) -> list[tuple[float, float]]:
-    return sorted((step, dice) for step, dice in curve if step is not None and dice is not None)
+    return sorted((step, score) for step, score in curve if step is not None and score is not None)

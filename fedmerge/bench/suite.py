@@ -22,7 +22,7 @@ class Hypothesis:
     Attributes:
         text: the sentence.
         test: `better` (in each chain, and p after Holm below `p`), `not_below` (the mean difference is at least
-            -`margin`) or `at_least` (the mean Dice of `stage` is at least `value`).
+            -`margin`) or `at_least` (the mean score of `stage` is at least `value`).
         method: whom it is about; `METHOD@ARM` where the suite has arms.
         than: the methods it is compared with.
         n: the numbers of target cases at which it has to hold.
@@ -63,7 +63,7 @@ class Suite:
     Attributes:
         stage: `development` looks at its test cases as often as it is run; `evidence` is run once.
         reference: the method that all others are compared with.
-        reach: the validation Dice that steps are counted to; None: they are not counted.
+        reach: the validation score that steps are counted to; None: they are not counted.
         text: the file as it was read.
     """
 

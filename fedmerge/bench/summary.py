@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from fedmerge import evaluation
+from fedmerge import evaluation, measures
 from fedmerge.bench import statistics
 from fedmerge.bench.suite import named
 from fedmerge.comparison import GroupKey, Row, RunKey, case_means, grouped, last_stage
+from fedmerge.measures import number
 from fedmerge.results import Results
 
 Part = tuple[str, int]  # target, target cases
@@ -36,16 +37,17 @@ class Measure:
 
 @dataclass(frozen=True)
 class Line:
-    """One method at one target size.
+    """One method at one target size; scores are the campaign's measure (`measures`).
 
     Attributes:
-        dice: test Dice after the last stage.
-        start: test Dice before any training at the target.
-        adapted: test Dice right after adaptation, where the method adapts.
+        score: test score after the last stage.
+        more: the measure's further numbers after the last stage, by key.
+        start: test score before any training at the target.
+        adapted: test score right after adaptation, where the method adapts.
         area: mean height of the validation curve.
-        reached: median of the target's steps to the suite's validation Dice, over the runs that reach it.
+        reached: median of the target's steps to the suite's validation score, over the runs that reach it.
         reaching: how many runs reach it.
-        forgetting: what the sources' own tasks lose by the merged body, mean over tasks, in Dice.
+        forgetting: what the sources' own tasks lose by the merged body, mean over tasks.
         seconds: at the target, scoring included.
     """
 
@@ -54,7 +56,8 @@ class Line:
     method: str
     runs: int
     failed: int
-    dice: Measure
+    score: Measure
+    more: dict[str, Measure]
     start: Measure
     adapted: Measure
     area: Measure
@@ -65,8 +68,8 @@ class Line:
     errors: tuple[str, ...]
 
     def stage(self, name: str) -> Measure:
-        """The test Dice of a stage of results.json."""
-        return {"start": self.start, "adapted": self.adapted}.get(name, self.dice)
+        """The test score of a stage of results.json."""
+        return {"start": self.start, "adapted": self.adapted}.get(name, self.score)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Comparison:
     """Two methods on the same test cases of the same runs: `first` minus `second`, after the last stage.
 
     Attributes:
-        difference: over chains, of the mean over seeds.
+        difference: of the scores, over chains, of the mean over seeds.
+        case_difference: of the cases' own numbers, which p is about: mean over cases.
         cases: test cases, each averaged over the runs.
         wins: cases on which the first is higher.
         losses: cases on which the second is.
@@ -87,6 +91,7 @@ class Comparison:
     first: str
     second: str
     difference: Measure
+    case_difference: float
     cases: int
     wins: int
     losses: int
@@ -103,6 +108,7 @@ class Comparison:
             first=self.second,
             second=self.first,
             difference=Measure(mean, self.difference.sd, chains),
+            case_difference=-self.case_difference,
             wins=self.losses,
             losses=self.wins,
         )
@@ -122,7 +128,7 @@ def lines(results: Results, reach: float | None) -> list[Line]:
 
     Args:
         results: merged results.
-        reach: the validation Dice to count steps to.
+        reach: the validation score to count steps to.
     """
     drops = _drops(results)
     return [_line(key, rows, reach, drops) for key, rows in grouped(results["rows"]).items()]
@@ -135,7 +141,7 @@ def _line(key: GroupKey, rows: Sequence[Row], reach: float | None, drops: Mappin
     got = [step for step in steps if step is not None]
 
     def at(stage: str) -> Measure:
-        return measure({_run(row): row["dice"] for row in rows if row["stage"] == stage and row["status"] == "ok"})
+        return measure({_run(row): number(row) for row in rows if row["stage"] == stage and row["status"] == "ok"})
 
     return Line(
         target=key[0],
@@ -143,7 +149,8 @@ def _line(key: GroupKey, rows: Sequence[Row], reach: float | None, drops: Mappin
         method=key[2],
         runs=len({_run(row) for row in rows}),
         failed=len({_run(row) for row in failed}),
-        dice=measure({run: row["dice"] for run, row in last.items()}),
+        score=measure({run: number(row) for run, row in last.items()}),
+        more={key: measure({run: row[key] for run, row in last.items()}) for key in measures.within(rows[0]).more},
         start=at("start"),
         adapted=at("adapted"),
         area=measure({run: statistics.area(row["curve"]) for run, row in last.items()}),
@@ -156,16 +163,16 @@ def _line(key: GroupKey, rows: Sequence[Row], reach: float | None, drops: Mappin
 
 
 def _drops(results: Results) -> dict[tuple[str, int], dict[RunKey, float]]:
-    """(method, target cases) -> run -> Dice that the sources' tasks lose, on average."""
-    own: dict[tuple[str, int, str], dict[str, float | None]] = {}  # arm, chain -> task -> Dice of its own body
+    """(method, target cases) -> run -> what the sources' tasks lose, on average."""
+    own: dict[tuple[str, int, str], dict[str, float | None]] = {}  # arm, chain -> task -> score of its own body
     others: dict[tuple[str, int, RunKey, str], dict[str, float | None]] = {}
     for one in results["forgetting"]:
         arm, task = one.get("arm", ""), one["task"]
         if one["weights"] == named(task, arm):
-            own.setdefault((arm, one["chain"], ""), {})[task] = one["dice"]
+            own.setdefault((arm, one["chain"], ""), {})[task] = number(one)
         else:
             run = (one["seed"], one["chain"])
-            others.setdefault((one["weights"], one["target_cases"], run, arm), {})[task] = one["dice"]
+            others.setdefault((one["weights"], one["target_cases"], run, arm), {})[task] = number(one)
     found: dict[tuple[str, int], dict[RunKey, float]] = {}
     for (weights, cases, run, arm), after in others.items():
         drop = evaluation.case_mean(evaluation.forgetting(own.get((arm, run[1], ""), {}), after))
@@ -199,13 +206,17 @@ def _compare(
     part: Part, pair: tuple[str, str], ours: Mapping[RunKey, Row], theirs: Mapping[RunKey, Row]
 ) -> Comparison | None:
     """Over the runs that both have: the difference by chain, and the test over cases."""
-    both = [run for run in ours if run in theirs and None not in (ours[run]["dice"], theirs[run]["dice"])]
-    a, b = case_means(ours[run] for run in both), case_means(theirs[run] for run in both)
+    differences = {
+        run: mine - other
+        for run in ours
+        if run in theirs and (mine := number(ours[run])) is not None and (other := number(theirs[run])) is not None
+    }
+    a, b = (case_means(rows[run] for run in differences) for rows in (ours, theirs))
     test = evaluation.paired(a, b)
     if not test.n:
         return None
-    difference = measure({run: ours[run]["dice"] - theirs[run]["dice"] for run in both})
-    return Comparison(*part, *pair, difference, test.n, test.wins, evaluation.paired(b, a).wins, test.p)
+    losses = evaluation.paired(b, a).wins
+    return Comparison(*part, *pair, measure(differences), test.mean_difference, test.n, test.wins, losses, test.p)
 
 
 def find(comparisons: Iterable[Comparison], first: str, second: str, cases: int) -> Comparison | None:

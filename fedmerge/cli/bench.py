@@ -78,11 +78,13 @@ def prepare(
     from fedmerge.bench.suite import expand
 
     _own(suite, out)
-    methods, sources = {}, {}
+    methods, sources, tasks = {}, {}, {}
     for arm in suite.arms:
         place = f"{suite.name}{', arm ' + arm.name if arm.name else ''}"
         try:
             table = runs.tables(arm, data=data, hospitals=out / "hospitals")
+            tasks[arm.name] = runs.task(table)
+            _same(tasks, arm.name)
             sources[arm.name] = runs.sources(table)
             rows = fusion.expand(list(asked) or list(suite.methods), sources[arm.name])
             methods[arm.name] = [row.name for row in rows]
@@ -99,6 +101,17 @@ def prepare(
         raise ConfigError(f"{suite.name}: {error}") from None
     (out / "suite.toml").write_text(suite.text, encoding="utf-8")
     return runs.plan(suite, out, methods), sources
+
+
+def _same(tasks: Mapping[str, str], arm: str) -> None:
+    """An arm has the task of the first one.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    first = next(iter(tasks))
+    if tasks[arm] != tasks[first]:
+        raise ConfigError(f"a suite is of one task: expected {tasks[first]} as in the arm {first}, got {tasks[arm]}")
 
 
 def _own(suite: "Suite", out: Path) -> None:
@@ -129,7 +142,7 @@ def _look(path: Path, methods: Sequence[str], sizes: Sequence[int], out: Path) -
     read = plan.read(path)
     for name in read.residents:
         site = sites.from_campaign(path, name, work=out)
-        if site.data.layout != "phantom" and not site.data.folder.is_dir():
+        if site.data.phantom is None and not site.data.folder.is_dir():
             raise ConfigError(f"{name}: there is no folder {site.data.folder}; --data DIR names another one")
         chosen = cases.select(cases.find(site.data), site.data.cases)
         for size in sizes if name in read.targets else ():

@@ -1,6 +1,8 @@
 """The images behind a suite's page: a few test cases with what the methods found, read from what a run keeps."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedmerge.errors import FedmergeError
@@ -9,19 +11,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fedmerge.bench.runs import Run
+    from fedmerge.bench.samples import Sample
     from fedmerge.bench.slices import Slice
     from fedmerge.comparison import Row
     from fedmerge.results import Results
 
 
 def figure(results: "Results", run: "Run", reference: str) -> "Figure | None":
-    """Slices of the first target's first seed in one run; None where nothing was kept.
+    """Test cases of the first target's first seed in one run; None where nothing was kept.
 
     Args:
         results: of that run.
         run: where it lies.
         reference: the method whose scores choose the cases.
     """
+    from fedmerge import measures
     from fedmerge.bench import slices
 
     rows = [row for row in results["rows"] if row["seed"] == run.seeds[0] and row["status"] == "ok"]
@@ -31,16 +35,40 @@ def figure(results: "Results", run: "Run", reference: str) -> "Figure | None":
     rows = [row for row in rows if row["target"] == target]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     chooser = reference if reference in methods else methods[0]
-    chosen = slices.choose([row for row in rows if row["method"] == chooser])
     try:
-        read = [_slice(rows, run, target, case, slices.shown(methods, chooser)) for case in chosen]
-    except (FedmergeError, OSError):  # the page does without: predictions may have been thrown away
+        kept = {method: _kept(method, results, run, target) for method in slices.shown(methods, chooser)}
+        return FIGURES[measures.of(results).key](results, rows, run, chooser, kept)
+    except (FedmergeError, OSError, ValueError):  # the page does without: predictions may have been thrown away
         return None
+
+
+def _slices(
+    results: "Results", rows: "list[Row]", run: "Run", chooser: str, kept: Mapping[str, Path]
+) -> "Figure | None":
+    from fedmerge.bench import slices
+
+    target = rows[0]["target"]
+    chosen = slices.choose([row for row in rows if row["method"] == chooser])
+    read = [_slice(rows, run, target, case, kept) for case in chosen]
     labels = next(site["labels"] for site in results["sites"] if site["name"] == target)
     return slices.draw(read, labels) if read else None
 
 
-def _slice(rows: "Sequence[Row]", run: "Run", target: str, case: str, methods: Sequence[str]) -> "Slice":
+def _pictures(_: "Results", rows: "list[Row]", run: "Run", chooser: str, kept: Mapping[str, Path]) -> "Figure | None":
+    from fedmerge.bench import samples
+
+    chosen = samples.choose([row for row in rows if row["method"] == chooser])
+    read = [_sample(rows, run, case, kept) for case in chosen]
+    return samples.draw(read) if read else None
+
+
+FIGURES: "dict[str, Callable[[Results, list[Row], Run, str, Mapping[str, Path]], Figure | None]]" = {  # by measure
+    "dice": _slices,
+    "f1": _pictures,
+}
+
+
+def _slice(rows: "Sequence[Row]", run: "Run", target: str, case: str, kept: Mapping[str, Path]) -> "Slice":
     import numpy as np
 
     from fedmerge.bench import slices
@@ -53,28 +81,64 @@ def _slice(rows: "Sequence[Row]", run: "Run", target: str, case: str, methods: S
     truth = loading.read_truth(found, image, site.data, target)
     axis, i = slices.cut(truth)
     spacing = [mm for k, mm in enumerate(image.spacing_mm) if k != axis]
-    kept = run.out / "sites" / target / "predictions"
     return slices.Slice(
         case=case,
         image=image.data.take(i, axis),
         truth=np.take(truth, i, axis),
         found={
-            method: volumes.read_labels(kept / _label(method, run) / f"{case}.nii.gz").data.take(i, axis)
-            for method in methods
+            method: volumes.read_labels(folder / f"{case}.nii.gz").data.take(i, axis) for method, folder in kept.items()
         },
         dice={
             method: case_means(last_stage([row for row in rows if row["method"] == method]).values())[case]
-            for method in methods
+            for method in kept
         },
         aspect=spacing[1] / spacing[0],
     )
 
 
-def _label(method: str, run: "Run") -> str:
-    """The folder of a row's predictions."""
+def _sample(rows: "Sequence[Row]", run: "Run", case: str, kept: Mapping[str, Path]) -> "Sample":
+    from fedmerge.bench import samples
+    from fedmerge.comparison import last_stage
+    from sites import cases, config, pictures
+
+    target = rows[0]["target"]
+    site = config.from_campaign(run.campaign, target, work=run.out / "sites" / target)
+    found = next(one for one in cases.find(site.data) if one.id == case)
+    told = {
+        method: one
+        for method in kept
+        for row in last_stage([row for row in rows if row["method"] == method]).values()
+        for one in row["cases"]
+        if one["case"] == case
+    }
+    return samples.Sample(
+        case=case,
+        image=pictures.read(found.images[0], len(cases.modalities(site.data)), who=target),
+        truth=next(iter(told.values()))["truth"],
+        found={
+            method: (one["prediction"], _probability(kept[method] / f"{case}.json", one["prediction"]))
+            for method, one in told.items()
+        },
+    )
+
+
+def _probability(path: Path, prediction: str) -> float | None:
+    """What the method gave its answer; None where that was not kept."""
+    if not path.is_file():
+        return None
+    probability: float | None = json.loads(path.read_text(encoding="utf-8"))["probabilities"].get(prediction)
+    return probability
+
+
+def _kept(method: str, results: "Results", run: "Run", target: str) -> Path:
+    """The folder of a row's predictions; what chooses among candidates keeps them under the name of its choice."""
     from fedmerge import campaign, fusion
     from fedmerge.bench.runs import sources
     from server.adaptation import Place
 
-    (row,) = fusion.expand([method], sources(campaign.read(run.campaign)))
-    return Place(row, run.seeds[0], run.chain, "", run.cases).label
+    mine = (method, run.seeds[0], target)
+    chosen = (one for one in results.get("choices", []) if (one["method"], one["seed"], one["target"]) == mine)
+    name = next((one["chosen"] for one in chosen), method)
+    (row,) = fusion.expand([name], sources(campaign.read(run.campaign)))
+    place = Place(row, run.seeds[0], run.chain, "", run.cases)
+    return run.out / "sites" / target / "predictions" / place.label
