@@ -8,8 +8,6 @@ from small_pictures import CLASSES, campaign
 from test_methods import NAMES
 
 from fedmerge import measures, report, results, wire
-from fedmerge.bench import runs
-from fedmerge.bench.suite import Arm
 from fedmerge.errors import ConfigError
 from server import inprocess, plan
 from server.app import app as server_app
@@ -115,12 +113,6 @@ def test_a_site_that_keeps_single_cases_at_home_tells_f1_by_class(tmp_path):
     (record,) = told["cases"]
     assert record == measures.F1.together(row["cases"])
     assert (told["f1"], told["accuracy"]) == pytest.approx((row["f1"], row["accuracy"]))
-
-
-def test_a_suite_of_benchmarks_takes_no_classification(tmp_path):
-    """Its page speaks of Dice."""
-    with pytest.raises(ConfigError, match='campaigns of segmentation, got one with task = "classification"'):
-        runs.tables(Arm("", campaign(tmp_path)), data=None, hospitals=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from mixes import AXES, NAMES, by_formula, drawn_logits, gradient, ingredients, loss_of, mixed
 
 from fedmerge.errors import ConfigError, Refused
-from fedmerge.fusion import METHODS, ROUNDS, expand, fitting, grains, method, mixing, recipe, rules
+from fedmerge.fusion import METHODS, ROUNDS, expand, fitting, grains, method, mixing, parted, recipe, rules
 
 
 @pytest.mark.parametrize("grain", ["model", "layer", "kernel"])
@@ -310,6 +310,17 @@ def test_methods_are_known_by_name():
     assert rows[2].site == "south"
 
 
+def test_a_chain_of_some_sources_is_a_way_of_its_own():
+    """In the order of the plan; a chain of all is the plain one."""
+    sites = ("north", "south", "west")
+    some = method("lwf:west/north+stitch", sites)
+    assert (some.only, some.way) == (("north", "west"), "lwf[north/west]")
+    assert parted(some.way) == ("lwf", ("north", "west"))
+    whole = method("lwf:south/west/north", sites)
+    assert (whole.only, whole.way, parted("lwf")) == ((), "lwf", ("lwf", ()))
+    assert method("t-imm:west/north", sites).way == "plain"
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -317,7 +328,7 @@ def test_methods_are_known_by_name():
         ("transfer:harbour", "'transfer:harbour' expected one of the sources north, south, got 'harbour'"),
         ("mean:north/north", "expected sources of north, south, each once, got 'north'"),
         ("t-imm:east", "expected sources of north, south, each once, got 'east'"),
-        ("lwf:north", "'lwf' takes no site"),
+        ("fedavg:north", "'fedavg' takes no site"),
         ("mean+stich", r"the option '\+stich' is unknown; there are \+stitch, \+keep-norm"),
         ("mean+ema+ema", r"has the option '\+ema' twice"),
         ("none+stitch", "there are no sources' heads to stitch"),
