@@ -6,7 +6,7 @@ does not.
 """
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,29 +28,28 @@ TRIES = 2
 
 def chain(ground: Ground, number: int, way: str = "plain") -> Conversation:
     """Each source starts from the one before it that took part; the first from the ancestor."""
-    start = ground.ancestor(number)
-    before: list[str] = []
-    _, only = fusion.parted(way)
-    for name in only or ground.plan.sources:
-        yield from source(ground, name, number, start, way, before)
-        if (made := ground.made.get((number, ground.named(name, way)))) is not None:
-            start = made.body(ground.nets[name])
-            before.append(name)
+    yield from _along(ground, number, way, source)
 
 
 def another(ground: Ground, number: int, way: str) -> Conversation:
     """A chain of some sources, once all have trained; where one of them cannot, its reason is noted and no more."""
-    start = ground.ancestor(number)
-    training, only = fusion.parted(way)
-    before: list[str] = []
     try:
-        for name in only:
-            yield from _trained(ground, name, number, start, way, before, {})
-            start = ground.made[number, ground.named(name, way)].body(ground.nets[name])
-            before.append(name)
+        yield from _along(ground, number, way, _trained)
     except (CampaignStopped, Refused) as error:
-        log.warning("%s of %s cannot be had: %s", training, ", ".join(only), error)
+        log.warning("chain %d, %s cannot be had: %s", number, way, error)
         ground.gone[number, way] = str(error)
+
+
+def _along(ground: Ground, number: int, way: str, ask: Callable[..., Conversation]) -> Conversation:
+    """Ask the sources of the way's chain, each with what the one before it made."""
+    start = ground.ancestor(number)
+    before: list[str] = []
+    _, only = fusion.parted(way)
+    for name in only or ground.plan.sources:
+        yield from ask(ground, name, number, start, way, before)
+        if (made := ground.made.get((number, ground.named(name, way)))) is not None:
+            start = made.body(ground.nets[name])
+            before.append(name)
 
 
 def side_by_side(ground: Ground, number: int, way: str = "plain") -> list[Conversation]:
@@ -97,7 +96,7 @@ def source(
         _given(ground, name, number, start)
         return
     try:
-        yield from _trained(ground, name, number, start, way, before, otherwise or {})
+        yield from _trained(ground, name, number, start, way, before, otherwise)
     except (CampaignStopped, Refused) as error:  # absent, failed or declined; or what it sent was refused
         if ground.plan.absent != "without":
             raise
@@ -139,7 +138,7 @@ def _trained(
     start: Params,
     way: str,
     before: Sequence[str],
-    otherwise: Mapping[str, Any],
+    otherwise: Mapping[str, Any] | None = None,
 ) -> Conversation:
     net, plan, site = ground.nets[name], ground.plan, ground.sites[name]
     training, _ = fusion.parted(way)
@@ -164,7 +163,7 @@ def _trained(
         strength=plan.train.strength(asked),
         before=tuple(made.name for made in earlier),
     )
-    task = replace(task, **otherwise)
+    task = replace(task, **(otherwise or {}))
     task = replace(task, key=key(data=site.data, **{**tasks.to_table(task), "campaign": "", "threads": 0}))
     payload = {f"before-{k}": made.path for k, made in enumerate(earlier)}
     kept = before if training == "lwf" else ()

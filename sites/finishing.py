@@ -58,7 +58,7 @@ def _run(bench: Bench, checkpoint: Path, offset: int, settings: training.Setting
 
 
 def _options(bench: Bench, checkpoint: Path, offset: int, settings: training.Settings, done: int) -> dict[str, Any]:
-    row, whole = bench.row, settings.steps * len(bench.row.finish.get("rates", [1]))
+    row, total = bench.row, settings.steps * len(bench.row.finish.get("rates", [1]))
     return {
         "seed": row.seed + offset,
         "precision": row.precision,
@@ -67,7 +67,7 @@ def _options(bench: Bench, checkpoint: Path, offset: int, settings: training.Set
         "validate": bench.validate,
         "checkpoint": checkpoint,
         "checkpoint_every": max(100, settings.steps // 4),
-        "progress": lambda record: report(bench.site.name, f"fine-tuning {row.label}", done + record.step, whole),
+        "progress": lambda record: report(bench.site.name, f"fine-tuning {row.label}", done + record.step, total),
     }
 
 

@@ -65,21 +65,21 @@ def gather(suite: Suite, runs: Sequence[Run], sources: Mapping[str, Sequence[str
     Raises:
         DataError: results are missing or have another form.
     """
-    whole = merged([(run.arm, results.read(run.out)) for run in runs])
-    lines = summary.lines(whole, suite.reach)
+    together = merged([(run.arm, results.read(run.out)) for run in runs])
+    lines = summary.lines(together, suite.reach)
     pairs = [
         (method, other)
         for method in dict.fromkeys(line.method for line in lines)
         if (other := reference_of(suite, method)) != method
     ]
-    comparisons = summary.compare(whole, [*pairs, *verdicts.pairs(suite.hypotheses, sources)])
+    comparisons = summary.compare(together, [*pairs, *verdicts.pairs(suite.hypotheses, sources)])
     return Bench(
         suite=suite,
-        results=whole,
+        results=together,
         lines=tuple(lines),
         comparisons=tuple(comparisons),
-        verdicts=tuple(verdicts.judge(suite.hypotheses, sources, lines, comparisons, measures.of(whole))),
-        traffic=tuple(traffic(whole)),
+        verdicts=tuple(verdicts.judge(suite.hypotheses, sources, lines, comparisons, measures.of(together))),
+        traffic=tuple(traffic(together)),
         failures=tuple(
             f"{line.method} with {line.target_cases} cases failed in {line.failed} of {line.runs} runs: {error}"
             for line in lines
@@ -95,11 +95,11 @@ def merged(parts: Sequence[tuple[str, Results]]) -> Results:
         parts: (arm, results of one of its runs), at least one; all of one measure.
     """
     lists = ("rows", "ratios", "forgetting", "traffic", "left_out", "changes", "choices")
-    whole: Results = {**parts[0][1], **{key: [] for key in lists}}
+    together: Results = {**parts[0][1], **{key: [] for key in lists}}
     for arm, found in parts:
         for key in lists:
-            whole[key] += [_of_arm(entry, arm) for entry in found.get(key, [])]
-    return whole
+            together[key] += [_of_arm(entry, arm) for entry in found.get(key, [])]
+    return together
 
 
 def _of_arm(entry: Mapping[str, Any], arm: str) -> dict[str, Any]:

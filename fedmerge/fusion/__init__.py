@@ -138,6 +138,12 @@ def method(name: str, sites: Sequence[str]) -> Method:
     return replace(found, name=name)
 
 
+def named(name: str, sites: Sequence[str]) -> str:
+    """The name of a method for some sources only: `"lwf+stitch"` and two of them make `"lwf:north/west+stitch"`."""
+    base, options = _words(name)
+    return "+".join([f"{base}:{'/'.join(sites)}", *options])
+
+
 def parted(way: str) -> tuple[str, tuple[str, ...]]:
     """A `Method.way` as (training, the sources of its chain); no sources where all take part."""
     training, bracket, named = way.removesuffix("]").partition("[")
@@ -159,10 +165,8 @@ def expand(names: Sequence[str], sites: Sequence[str]) -> list[Method]:
 
 def _base(name: str, sites: Sequence[str]) -> tuple[Method, list[str]]:
     """The table's row, and the options behind its name."""
-    words = name.split("+")
-    two = ":" not in words[0] and "+".join(words[:2]).partition(":")[0] in METHODS  # a name may hold a plus itself
-    count = 2 if two else 1
-    base, colon, named = "+".join(words[:count]).partition(":")
+    first, options = _words(name)
+    base, colon, named = first.partition(":")
     if base not in METHODS:
         raise ConfigError(f"method '{name}' is unknown; the known ones are {', '.join(METHODS)}")
     found = METHODS[base]
@@ -179,7 +183,15 @@ def _base(name: str, sites: Sequence[str]) -> tuple[Method, list[str]]:
             found = replace(found, only=())  # the chain of all
     elif colon:
         raise ConfigError(f"method '{name}': '{base}' takes no site")
-    return found, words[count:]
+    return found, options
+
+
+def _words(name: str) -> tuple[str, list[str]]:
+    """What stands before the options, and these; a name of the table may hold a plus itself."""
+    words = name.split("+")
+    two = ":" not in words[0] and "+".join(words[:2]).partition(":")[0] in METHODS
+    count = 2 if two else 1
+    return "+".join(words[:count]), words[count:]
 
 
 def _with(found: Method, option: str, name: str) -> Method:
