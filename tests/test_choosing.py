@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from small import campaign, hospitals
 
-from fedmerge import results
-from server import inprocess
+from fedmerge import fusion, results
+from fedmerge.errors import CampaignStopped, Refused
+from server import choosing, inprocess, training
+from server import plan as plans
 from server.app import app as server_app
+from server.ground import lay
+from server.store import Store
 from sites.app import app as client_app
 
 CLOSED = """[site.policy]
@@ -77,13 +81,33 @@ def test_a_chain_without_the_worst_source_is_trained_and_tried(data):
     few = "/".join(best_two(choice))
     ends = "+stitch+wise-ft" if "south" in few else ""  # south alone knows the second label
     assert list(choice["scores"])[-1] == f"lwf:{few}{ends}"
-    named = run(data, out, methods=f"lwf:{few}{ends}")
+    named = run(data, out, methods=f"lwf:{few}{ends},{choice['chosen']}")
     again = run(data, out)  # a resumed campaign asks nobody anything
     assert [row["dice"] for row in again["rows"]] == [row["dice"] for row in found["rows"]]
     assert again["choices"] == found["choices"]
-    if choice["chosen"] == f"lwf:{few}{ends}":
-        assert named["rows"][-1]["dice"] == found["rows"][-1]["dice"]
-    assert set(named["rows"][-1]["contributions"]) == {few.split("/")[-1]}
+    last = {row["method"]: row for row in named["rows"]}
+    assert last[choice["chosen"]]["dice"] == found["rows"][-1]["dice"]
+    assert set(last[f"lwf:{few}{ends}"]["contributions"]) == {few.split("/")[-1]}
+
+
+def test_a_chain_that_a_source_does_not_train_again_for_is_no_candidate(tmp_path):
+    """Its words are the candidate's reason; the campaign loses nobody."""
+    described = {"role": "source", "labels": ["ball"], "channels": ["T1"], "train": 2, "pool": 2, "validate": 0,
+                 "test": 1, "by_patient": True, "data": "d", "device": "cpu", "simulation": True,
+                 "receive_fused": False, "reuse": "never"}  # fmt: skip
+    told = {name: {**described, "site": name} for name in ("north", "south")}
+    told["harbour"] = {**described, "site": "harbour", "role": "target"}
+    ground = lay(plans.read(campaign(tmp_path)), Store(tmp_path / "server"), told)
+    few = fusion.method("lwf:south", ground.plan.sources)
+    with pytest.raises(choosing.Wanted, match=r"lwf\[south\]"):
+        choosing._there(ground, 0, few)
+    talk = training.another(ground, 0, few.way)
+    assert (next(talk).site, few.only) == ("south", ("south",))
+    with pytest.raises(StopIteration):
+        talk.throw(CampaignStopped("south: its policy's max_contributions is 2"))
+    assert (ground.left, ground.sources(0, few.way)) == ({}, ())
+    with pytest.raises(Refused, match="max_contributions is 2"):
+        choosing._there(ground, 0, few)
 
 
 def test_a_merge_of_some_sources_is_made_of_those(data):
