@@ -28,7 +28,6 @@ log = logging.getLogger("fedmerge")
 
 STITCHED = "imm-mode+stitch+keep-norm+wise-ft"
 CHAIN = "lwf+stitch+wise-ft"
-ENOUGH = 12  # validation cases: with as many they choose alone, and nothing is trained more than once
 FOLDS = 3
 
 
@@ -72,13 +71,13 @@ def further(ground: Ground, target: str, scores: dict[str, float]) -> Iterator[f
         return
     for count in range(2, len(best_first)):
         few = [site for site in sources if site in best_first[:count]]
-        yield fusion.method(_of("imm-mode+warm-up", few), sources)
+        yield fusion.method(fusion.named("imm-mode+warm-up", few), sources)
         if not _chained(ground) and _known(ground, target, few):
-            yield fusion.method(_of(STITCHED, few), sources)
+            yield fusion.method(fusion.named(STITCHED, few), sources)
     last = _named(ground, target, sources, CHAIN)
     for count in range(len(best_first) - 1, 1, -1) if _chained(ground) else ():
         few = [site for site in sources if site in best_first[:count]]
-        name = _named(ground, target, few, _of(CHAIN, few))
+        name = _named(ground, target, few, fusion.named(CHAIN, few))
         yield fusion.method(name, sources)
         if name not in scores or scores[name] < scores.get(last, 0.0):
             return
@@ -96,14 +95,6 @@ def _known(ground: Ground, target: str, sources: Sequence[str]) -> bool:
     return set(ground.nets[target].labels) <= known
 
 
-def _of(name: str, sources: Sequence[str]) -> str:
-    """The name of a method for some sources only."""
-    base, plus, options = name.partition("+")
-    if options.startswith("warm-up"):  # part of the name
-        base, plus, options = name, "", ""
-    return f"{base}:{'/'.join(sources)}{plus}{options}"
-
-
 def _named(ground: Ground, target: str, sources: Sequence[str], name: str) -> str:
     """The chain as the target can use it: with the sources' heads, or without where it has labels of its own."""
     return name if _known(ground, target, sources) else name.replace("+stitch+wise-ft", "")
@@ -119,7 +110,7 @@ def folds(ground: Ground, place: Place) -> int:
     """Into how many parts the labelled cases are divided; 0: the validation cases are enough."""
     validate = ground.sites[place.target].validate
     labelled = validate + place.cases
-    return 0 if validate >= ENOUGH or labelled < 2 else min(FOLDS, labelled)
+    return 0 if validate >= ground.plan.measure.enough or labelled < 2 else min(FOLDS, labelled)
 
 
 Run = Generator[Ask, Answer, Outcome]

@@ -12,7 +12,7 @@ def campaign(folder: Path, *, south=("normal", "spiculated"), harbour=tuple(CLAS
     sites = []
     for name, own in classes.items():
         rest = [one for one in ALL if one not in own]
-        parts = "train = 6\nvalidate = 3\n" if name == "harbour" else f"pooled_labels = {list(harbour)}\n"
+        parts = "train = 6\nvalidate = 12\n" if name == "harbour" else f"pooled_labels = {list(harbour)}\n"
         sites.append(
             f'[[site]]\nname = "{name}"\nrole = "{"target" if name == "harbour" else "source"}"\n[site.data]\n'
             f'folder = "{name}"\nlayout = "classes"\nphantom = {{ profile = "{name}", cases = 40 }}\n'
