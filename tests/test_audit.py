@@ -4,9 +4,9 @@ import html.parser
 import re
 
 import pytest
+from commandline import command
 from consortia import NOW, approved, found, hospital
 
-from fedmerge import cli
 from fedmerge.cli import audit as command_audit
 from fedmerge.errors import ConfigError
 from fedmerge.trust import audit, dossier, keys
@@ -28,13 +28,6 @@ def homes(tmp_path):
     coordinator.append("in", "contribution", size=240_000_000, peer="north", peer_head=site.head, **told)
     site.append("refused", "<script>alert(1)</script>", peer=SERVER, reason="policy line 'campaigns' & no \"hearts\"")
     return server, joined.home
-
-
-def command(*words):
-    """Run the command in this process; its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(word) for word in words])
-    return ended.value.code or 0
 
 
 def test_both_sides_are_verified_and_witness_each_other(homes, capsys):

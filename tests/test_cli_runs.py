@@ -6,20 +6,14 @@ import time
 from dataclasses import replace
 
 import pytest
+from commandline import command
 from made_consortium import DAY, Consortium
 from test_runs import PLAN
 
-from fedmerge import cli, sessions
+from fedmerge import sessions
 from fedmerge.cli import status
 from fedmerge.trust import keys
 from server import runs, up, verdict
-
-
-def command(*words):
-    """Run the command in this process; its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(word) for word in words])
-    return ended.value.code or 0
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from commandline import command
 from safetensors.torch import save_file
 
-from fedmerge import cli, nets, params, report
+from fedmerge import nets, params, report
 from fedmerge.cli import predict, simulate
 from fedmerge.errors import ConfigError
 
@@ -68,13 +69,6 @@ validate = 1
 test = 2
 """
 AFFINE = np.diag([-2.0, 2.0, 1.5, 1.0]) + np.array([[0, 0, 0, 9.0], [0] * 4, [0] * 4, [0] * 4])
-
-
-def command(*words):
-    """Run the command in this process; its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(word) for word in words])
-    return ended.value.code or 0
 
 
 def hospital(folder, cases):

@@ -9,8 +9,9 @@ import made_heads
 import nibabel
 import numpy as np
 import pytest
+from commandline import command
 
-from fedmerge import cli, fusion
+from fedmerge import fusion
 from fedmerge.bench import runs, suite
 from fedmerge.cli.phantom import placed
 from fedmerge.errors import ConfigError, DataError
@@ -32,13 +33,6 @@ def harbour(heads):
     """A target with two brains, three cases, small crops."""
     brains = dict(list(cohort.find(heads).items())[:2])
     return cohort.Hospital("harbour", brains, 3, cohort.TUMOUR, crop=24, seed=7)
-
-
-def command(*words):
-    """The exit code of `fedmerge WORDS`."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(word) for word in words])
-    return ended.value.code or 0
 
 
 def contents(folder):

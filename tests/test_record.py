@@ -6,10 +6,10 @@ import json
 import agents
 import hostile
 import pytest
+from commandline import command
 from made_consortium import Consortium
 from small import hospitals
 from test_campaign import run
-from test_cli import command
 
 from fedmerge import whole, wire
 from fedmerge.trust import audit, keys

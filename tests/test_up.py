@@ -13,10 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from commandline import command
 from deployed import FEDMERGE, Deployment, until
 from made_consortium import signed
 
-from fedmerge import cli, sessions, surroundings, units
+from fedmerge import sessions, surroundings, units
 from fedmerge.errors import ConfigError
 from fedmerge.trust import keys
 from server import consortium
@@ -33,13 +34,6 @@ def deployment(tmp_path):
     made = Deployment(tmp_path)
     yield made
     made.stop()
-
-
-def command(*words):
-    """Run the command in this process; its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(word) for word in words])
-    return ended.value.code or 0
 
 
 def test_a_server_lets_its_sites_nodes_in_and_cuts_off_one_that_is_revoked(deployment, capsys):

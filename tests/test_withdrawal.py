@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
+from commandline import command
 from small import campaign, hospitals
 from test_campaign import run
-from test_cli import command
 
 from fedmerge import wire
 from fedmerge.errors import ConfigError
