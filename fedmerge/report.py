@@ -78,6 +78,7 @@ def remarks(results: Results) -> list[str]:
     for one in results.get("choices", []):
         where = f"{one['target']}, {one['target_cases']} cases, seed {one['seed']}, chain {one['chain']}"
         found.append(f"{where}: {one['sentence']}")
+        found += [f"{where}: {name} was no candidate: {why}" for name, why in one.get("dropped", {}).items()]
     return found
 
 

@@ -98,13 +98,14 @@ LEFT_OUT: dict[str, Kind] = {"site": TEXT, "chain": _or_null(COUNT), "reason": T
 CHANGES: dict[str, Kind] = {
     "site": TEXT,
     "chain": COUNT,
+    "way": TEXT,
     "change": _or_null(AMOUNT),
     "times": _or_null(AMOUNT),
     "verdict": _one_of("within", "reported", "released", "unknown"),
 }
 CHOICES: dict[str, Kind] = {
     "method": TEXT, "seed": COUNT, "chain": COUNT, "target": TEXT, "target_cases": COUNT, "chosen": TEXT,
-    "sentence": TEXT, "scores": TABLE,
+    "sentence": TEXT, "scores": TABLE, "dropped": TABLE,
 }  # fmt: skip
 
 
@@ -127,13 +128,13 @@ def validate(results: Mapping[str, Any]) -> None:
     for key, form in (("forgetting", FORGETTING | numbers), ("traffic", TRAFFIC)):
         for place, record in _each(key, results[key]):
             _check(place, record, form)
-    for key, form in (
-        ("left_out", LEFT_OUT),
-        ("changes", CHANGES),
-        ("choices", CHOICES),
-    ):  # results of older versions have neither
+    for key, form, older in (  # what results of older versions lack
+        ("left_out", LEFT_OUT, {}),
+        ("changes", CHANGES, {"way": "plain"}),
+        ("choices", CHOICES, {"dropped": {}}),
+    ):
         for place, record in _each(key, results.get(key, [])):
-            _check(place, record, form)
+            _check(place, older | record, form)
 
 
 def read(path: Path) -> Results:

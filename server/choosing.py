@@ -12,9 +12,8 @@ no more. Such a chain is trained when it is asked for. Test cases are never look
 """
 
 import itertools
-import logging
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedmerge import fusion
@@ -23,8 +22,6 @@ from server.adaptation import Place
 from server.exchange import Answer, Ask
 from server.ground import Ground
 from server.merging import Outcome
-
-log = logging.getLogger("fedmerge")
 
 STITCHED = "imm-mode+stitch+keep-norm+wise-ft"
 CHAIN = "lwf+stitch+wise-ft"
@@ -113,11 +110,27 @@ def folds(ground: Ground, place: Place) -> int:
     return 0 if validate >= ground.plan.measure.enough or labelled < 2 else min(FOLDS, labelled)
 
 
-Run = Generator[Ask, Answer, Outcome]
+@dataclass
+class Trials:
+    """What trying the candidates came to.
+
+    Attributes:
+        scores: of each candidate that could be run, 0 to 1.
+        dropped: why each of the others could not.
+        steps: at the target, of all trials together.
+        seconds: these took.
+    """
+
+    scores: dict[str, float] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
 
 
-def measure(ground: Ground, place: Place, run: Any) -> Generator[Ask, Answer, tuple[dict[str, float], int, float]]:  # noqa: ANN401
-    """The score of each candidate, and the steps and seconds that it took to know.
+def measure(
+    ground: Ground, place: Place, run: Callable[[Place], Generator[Ask, Answer, Outcome]]
+) -> Generator[Ask, Answer, Trials]:
+    """Try each candidate.
 
     Args:
         ground: the campaign.
@@ -128,10 +141,8 @@ def measure(ground: Ground, place: Place, run: Any) -> Generator[Ask, Answer, tu
         Refused: the target's policy releases no metrics, or no candidate could be run; says why.
         Wanted: a chain of some sources is to be tried, and has to be trained first.
     """
-    scores: dict[str, float] = {}
-    failed: list[str] = []
-    parts, steps, seconds = folds(ground, place), 0, 0.0
-    for method in itertools.chain(candidates(ground, place.target), further(ground, place.target, scores)):
+    trials, parts = Trials(), folds(ground, place)
+    for method in itertools.chain(candidates(ground, place.target), further(ground, place.target, trials.scores)):
         found: list[float] = []
         try:
             _there(ground, place.chain, method)
@@ -140,15 +151,15 @@ def measure(ground: Ground, place: Place, run: Any) -> Generator[Ask, Answer, tu
                 last = outcome.stages[-1]
                 values = [ground.plan.measure.case(case) for case in last["cases"]] if parts else [best(last)]
                 found += [value for value in values if value is not None]
-                steps, seconds = steps + last["target_steps"], seconds + last["seconds"]
+                trials.steps, trials.seconds = trials.steps + last["target_steps"], trials.seconds + last["seconds"]
         except Refused as error:
-            failed.append(f"{method.name}: {error}")
+            trials.dropped[method.name] = str(error)
         if found:
-            scores[method.name] = sum(found) / len(found)
-    if not scores:
-        reasons = "; ".join(failed) or "its policy releases no scores"
+            trials.scores[method.name] = sum(found) / len(found)
+    if not trials.scores:
+        reasons = "; ".join(f"{name}: {why}" for name, why in trials.dropped.items()) or "its policy releases no scores"
         raise Refused(f"auto had nothing to choose among at {place.target}: {reasons}")
-    return scores, steps, seconds
+    return trials
 
 
 def _there(ground: Ground, chain: int, method: fusion.Method) -> None:

@@ -37,6 +37,7 @@ class Change:
     Attributes:
         site: the source.
         chain: which independent training of the sources.
+        way: how it was trained (`Ground.named`): `"lwf"`, say; `"plain"` where it is the plan's schedule.
         name: digest of the contribution's bytes.
         change: ||theta - start||; None where the start is not known.
         times: change over the median of the other sources'; None where there is none.
@@ -45,6 +46,7 @@ class Change:
 
     site: str
     chain: int
+    way: str
     name: str
     change: float | None
     times: float | None
@@ -76,7 +78,7 @@ def changes(ground: Ground, way: str | None = None) -> list[Change]:
     released = words(ground.store.folder)["released"]
     found = []
     for chain in sorted({number for number, _ in ground.made}):
-        for made in _by_training(ground, chain, way):
+        for trained, made in _by_training(ground, chain, way).items():
             ratios = times({site: one.change for site, one in made.items() if one.change is not None})
             for site, one in made.items():
                 ratio = ratios.get(site)
@@ -84,18 +86,18 @@ def changes(ground: Ground, way: str | None = None) -> list[Change]:
                 if ratio is not None and ratio > ground.plan.max_change:
                     held = "released" if one.name in released else "held"
                     verdict = held if len(ratios) >= LEAST else "reported"
-                found.append(Change(site, chain, one.name, one.change, ratio, verdict))
+                found.append(Change(site, chain, trained or "plain", one.name, one.change, ratio, verdict))
     return found
 
 
-def _by_training(ground: Ground, chain: int, only: str | None) -> list[dict[str, Made]]:
-    """What the sources of a chain made, by site: those that trained in one way are each other's measure."""
+def _by_training(ground: Ground, chain: int, only: str | None) -> dict[str, dict[str, Made]]:
+    """What the sources of a chain made, by way and site: those that trained in one way are each other's measure."""
     found: dict[str, dict[str, Made]] = {}
     for (number, name), made in ground.made.items():
         way, _, site = name.rpartition(":")
         if number == chain and site in ground.plan.sources and only in (None, way):
             found.setdefault(way, {})[site] = made
-    return list(found.values())
+    return found
 
 
 def judge(ground: Ground, way: str | None = None) -> list[Change]:

@@ -72,7 +72,8 @@ def assemble(
             {"site": site, "chain": chain, "reason": reason} for (chain, site), reason in ground.left.items()
         ],
         "changes": [
-            {"site": c.site, "chain": c.chain, "change": c.change, "times": told(c.times), "verdict": c.verdict}
+            {"site": c.site, "chain": c.chain, "way": c.way, "change": c.change, "times": told(c.times),
+             "verdict": c.verdict}
             for c in changes
         ],
         "rows": [

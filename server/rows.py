@@ -149,15 +149,15 @@ def _choose(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
         yield from _phases(ground, where, found)
         return found
 
-    scores, steps, seconds = yield from choosing.measure(ground, place, run)
-    told = choosing.sentence(ground, place, scores)
+    trials = yield from choosing.measure(ground, place, run)
+    scores, told = trials.scores, choosing.sentence(ground, place, trials.scores)
     log.info("%s at %s: %s", place.label, place.target, told)
     name = max(scores, key=lambda candidate: scores[candidate])
     chosen = yield from run(replace(place, method=fusion.method(name, ground.plan.sources)))
     outcome.made, outcome.fused = chosen.made, chosen.fused
     outcome.ratios = chosen.ratios and chosen.ratios | place.columns
-    outcome.choice = {**place.columns, "chosen": name, "sentence": told, "scores": scores}
-    more = {"target_steps": steps, "seconds": seconds} if choosing.folds(ground, place) else {}
+    outcome.choice = {**place.columns, "chosen": name, "sentence": told, "scores": scores, "dropped": trials.dropped}
+    more = {"target_steps": trials.steps, "seconds": trials.seconds} if choosing.folds(ground, place) else {}
     outcome.stages = [
         one | place.columns | {key: round(one[key] + value, 3) for key, value in more.items()} for one in chosen.stages
     ]

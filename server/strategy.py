@@ -22,7 +22,6 @@ from server import plan as plans
 from server.adaptation import Place
 from server.exchange import Conversation, Exchange
 from server.ground import Ground, lay
-from server.holding import Change
 from server.merging import Outcome
 from server.outcome import assemble
 from server.parts import HOLD_S, Way
@@ -92,12 +91,12 @@ class FedMerge(Strategy):
         try:
             ground = self._roll_call(exchange)
             self.places(ground)  # impossible rows are told before anything is trained
-            changes = self._train(ground, exchange)
+            self._train(ground, exchange)
             outcomes = self._rows(ground, exchange)
             forgotten = self._forgetting(ground, exchange, outcomes)
         finally:
             self.store.keep_phase("traffic", {"lines": exchange.traffic})
-        self.results = assemble(ground, outcomes, forgotten, exchange.traffic, changes)
+        self.results = assemble(ground, outcomes, forgotten, exchange.traffic, holding.changes(ground))
         log.info("the campaign took %.1f s", time.monotonic() - began)
         return Result()
 
@@ -146,7 +145,7 @@ class FedMerge(Strategy):
                 if want != got:
                     raise ConfigError(f"'pooled' for {target}: expected {want} image channels at {source}, got {got}")
 
-    def _train(self, ground: Ground, exchange: Exchange) -> list[Change]:
+    def _train(self, ground: Ground, exchange: Exchange) -> None:
         """Phase one: the sources, and beside them what `pooled` needs; then the target gets what it starts from.
 
         What the sources made is judged before anybody else sees it.
@@ -167,9 +166,8 @@ class FedMerge(Strategy):
         for way in dict.fromkeys(m.training for m in self.methods if m.sources == "rounds"):
             for together in zip_longest(*(rounds.rounds(ground, chain, way) for chain in self.chains), fillvalue=()):
                 exchange.converse([part for parts in together for part in parts], self.at_once)
-        changes = holding.judge(ground)
+        holding.judge(ground)
         self._deliver(ground, exchange)
-        return changes
 
     def _deliver(self, ground: Ground, exchange: Exchange) -> None:
         """Bring to each target what its rows start from, as far as it is not there."""

@@ -8,11 +8,13 @@ import pytest
 from small import campaign, hospitals
 
 from fedmerge import fusion, results
-from fedmerge.errors import CampaignStopped, Refused
+from fedmerge.errors import CampaignStopped
 from server import choosing, inprocess, training
 from server import plan as plans
+from server.adaptation import Place
 from server.app import app as server_app
 from server.ground import lay
+from server.merging import Outcome
 from server.store import Store
 from sites.app import app as client_app
 
@@ -28,14 +30,20 @@ metrics = false
 SOURCES = ("north", "south", "west")
 
 
-def run(folder, out, head="", changed=lambda text: text, methods="auto"):
-    """A campaign of three tiny sources and a target; west has north's cases, with labels that mean nothing."""
-    plan = campaign(folder, name=f"{out.name}.toml", head=head)
+def three(folder, name, head=""):
+    """The campaign's file; west has north's cases, with labels that mean nothing."""
+    plan = campaign(folder, name=f"{name}.toml", head=head)
     text = plan.read_text()
     north = text[text.index('[[site]]\nname = "north"') : text.index('[[site]]\nname = "south"')]
     west = north.replace('name = "north"', 'name = "west"') + "meaningless = 3\n"
-    text = text.replace('[[site]]\nname = "harbour"', west + '[[site]]\nname = "harbour"')
-    plan.write_text(changed(text))
+    plan.write_text(text.replace('[[site]]\nname = "harbour"', west + '[[site]]\nname = "harbour"'))
+    return plan
+
+
+def run(folder, out, head="", changed=lambda text: text, methods="auto"):
+    """A campaign of three tiny sources and a target."""
+    plan = three(folder, out.name, head)
+    plan.write_text(changed(plan.read_text()))
     config = {"campaign": str(plan), "out": str(out), "methods": methods, "workers": 1}
     inprocess.run(server_app, client_app, config, 4, 1)
     return results.read(out)
@@ -82,6 +90,8 @@ def test_a_chain_without_the_worst_source_is_trained_and_tried(data):
     ends = "+stitch+wise-ft" if "south" in few else ""  # south alone knows the second label
     assert list(choice["scores"])[-1] == f"lwf:{few}{ends}"
     named = run(data, out, methods=f"lwf:{few}{ends},{choice['chosen']}")
+    assert {change["way"] for change in found["changes"]} == {"plain", "lwf", f"lwf[{few}]"}
+    assert choice["dropped"] == {}
     again = run(data, out)  # a resumed campaign asks nobody anything
     assert [row["dice"] for row in again["rows"]] == [row["dice"] for row in found["rows"]]
     assert again["choices"] == found["choices"]
@@ -91,23 +101,37 @@ def test_a_chain_without_the_worst_source_is_trained_and_tried(data):
 
 
 def test_a_chain_that_a_source_does_not_train_again_for_is_no_candidate(tmp_path):
-    """Its words are the candidate's reason; the campaign loses nobody."""
+    """Its words are the candidate's reason, and stand beside the scores; the campaign loses nobody."""
     described = {"role": "source", "labels": ["ball"], "channels": ["T1"], "train": 2, "pool": 2, "validate": 0,
                  "test": 1, "by_patient": True, "data": "d", "device": "cpu", "simulation": True,
                  "receive_fused": False, "reuse": "never"}  # fmt: skip
-    told = {name: {**described, "site": name} for name in ("north", "south")}
-    told["harbour"] = {**described, "site": "harbour", "role": "target"}
-    ground = lay(plans.read(campaign(tmp_path)), Store(tmp_path / "server"), told)
-    few = fusion.method("lwf:south", ground.plan.sources)
-    with pytest.raises(choosing.Wanted, match=r"lwf\[south\]"):
-        choosing._there(ground, 0, few)
-    talk = training.another(ground, 0, few.way)
-    assert (next(talk).site, few.only) == ("south", ("south",))
+    told = {name: {**described, "site": name} for name in SOURCES}
+    told["harbour"] = {**described, "site": "harbour", "role": "target", "validate": 2}
+    ground = lay(plans.read(three(tmp_path, "plan")), Store(tmp_path / "server"), told)
+    place = Place(fusion.method("auto", SOURCES), 0, 0, "harbour", 2)
+    scores = {"transfer:north": 0.1, "transfer:south": 0.3, "transfer:west": 0.2}
+
+    def trial(where):
+        cases = [{"case": "harbour_000", "dice": {"ball": scores.get(where.method.name, 0.15)}}]
+        return Outcome(where, [{"cases": cases, "target_steps": 5, "seconds": 0.5}])
+        yield  # a conversation that asks nobody
+
+    def tried():
+        with pytest.raises(StopIteration) as ended:
+            next(choosing.measure(ground, place, trial))
+        return ended.value.value
+
+    with pytest.raises(choosing.Wanted, match=r"^lwf\[south/west\]$") as wanted:
+        next(choosing.measure(ground, place, trial))
+    talk = training.another(ground, 0, wanted.value.way)
+    assert next(talk).site == "south"
     with pytest.raises(StopIteration):
         talk.throw(CampaignStopped("south: its policy's max_contributions is 2"))
-    assert (ground.left, ground.sources(0, few.way)) == ({}, ())
-    with pytest.raises(Refused, match="max_contributions is 2"):
-        choosing._there(ground, 0, few)
+    assert (ground.left, ground.sources(0, wanted.value.way)) == ({}, ())
+    found = tried()
+    assert found.dropped == {"lwf:south/west+stitch+wise-ft": "south: its policy's max_contributions is 2"}
+    assert {name: found.scores[name] for name in scores} == pytest.approx(scores)
+    assert (found.steps, found.seconds) == (5 * 3 * len(found.scores), 0.5 * 3 * len(found.scores))
 
 
 def test_a_merge_of_some_sources_is_made_of_those(data):

@@ -162,6 +162,7 @@ def test_the_profiles_of_phantoms_are_on_the_page():
         ("traffic", results.TRAFFIC),
         ("left_out", results.LEFT_OUT),
         ("changes", results.CHANGES),
+        ("choices", results.CHOICES),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
