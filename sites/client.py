@@ -136,7 +136,7 @@ def send(line: socket.socket, header: dict[str, Any], payload: dict[str, bytes])
     """Write a frame."""
     text = json.dumps(header | {"payload": {name: len(data) for name, data in payload.items()}}).encode()
     line.sendall(struct.pack(">I", len(text)) + text)
-    for data in payload.values():
+    for data in filter(None, payload.values()):  # after its last byte the other side may have answered and hung up
         line.sendall(data)
 
 

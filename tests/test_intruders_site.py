@@ -176,6 +176,21 @@ def test_a_message_of_many_payloads_is_refused(north):
     assert len(refusals(north)) == 1
 
 
+def test_empty_payloads_are_not_written_to_somebody_who_has_answered():
+    """The agent knows from the header that nothing follows, and may hang up: that is no reason to ask it again."""
+    mine, other = socket.socketpair()
+    with mine:
+
+        class Line:
+            def sendall(self, data):
+                mine.sendall(data)
+                other.close()
+
+        client.send(Line(), {"op": "query.receive"}, {"a": b"", "b": b""})
+        with pytest.raises(BrokenPipeError):
+            mine.sendall(b"")
+
+
 @pytest.mark.parametrize("asked", [10**9, -1, 0, "4", None, True, 1.5])
 def test_a_server_asks_for_no_more_threads_than_there_are(asked):
     """Nor for a number that would end the agent's process."""
