@@ -27,7 +27,8 @@ class Task:
         images: what its campaigns read, in words.
         loss: makes what trainings minimise.
         measure: what models are scored by.
-        stitch: puts a head together for the labels wanted; see `heads`.
+        needed: which heads the labels wanted take, by the labels of each; see `heads`.
+        stitch: puts a head together of them.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Task:
     images: str
     loss: Callable[[], losses.Loss]
     measure: Measure
+    needed: Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
     stitch: Callable[[Sequence[str], Sequence[Head], Mapping[str, int]], Params]
 
     def channels(self, labels: Sequence[str]) -> int:
@@ -46,8 +48,10 @@ class Task:
 TASKS = {
     task.name: task
     for task in [
-        Task("segmentation", 3, 1, "volumes", losses.dice_ce, measures.DICE, heads.stitch),
-        Task("classification", 2, 0, "2D images", losses.cross_entropy, measures.F1, heads.stitch_classes),
+        Task("segmentation", 3, 1, "volumes", losses.dice_ce, measures.DICE, heads.knowing, heads.stitch),
+        Task(
+            "classification", 2, 0, "2D images", losses.cross_entropy, measures.F1, heads.linked, heads.stitch_classes
+        ),
     ]
 }
 

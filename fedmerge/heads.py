@@ -81,6 +81,50 @@ def kept(weights: Params, names: Sequence[str]) -> dict[str, Params]:
     return found
 
 
+def knowing(labels: Sequence[str], known: Sequence[Sequence[str]]) -> list[int]:
+    """Which heads know one of the labels.
+
+    Args:
+        labels: the wanted ones.
+        known: those of each head.
+
+    Raises:
+        NetError: a label is in none of the heads.
+    """
+    for label in labels:
+        if not any(label in own for own in known):
+            theirs = ", ".join(dict.fromkeys(name for own in known for name in own))
+            raise NetError(f"the label '{label}' is none of the sources' ({theirs}): heads cannot be stitched")
+    return [k for k, own in enumerate(known) if set(own) & set(labels)]
+
+
+def linked(labels: Sequence[str], known: Sequence[Sequence[str]]) -> list[int]:
+    """Which classifiers' heads know one of the classes, in an order in which each shares a class with those before.
+
+    Where one head knows all of them, it alone.
+
+    Raises:
+        NetError: a class is in none of the heads, or heads that are needed have no class in common with the others.
+    """
+    waiting = knowing(labels, known)
+    for k in waiting:
+        if set(labels) <= set(known[k]):
+            return [k]
+    order = [waiting.pop(0)]
+    while waiting:
+        seen = {label for k in order for label in known[k]}
+        head = next((k for k in waiting if seen & set(known[k])), None)
+        if head is None:
+            here, there = ", ".join(known[order[0]]), ", ".join(known[waiting[0]])
+            raise NetError(
+                f"the classes ({here}) and ({there}) of two sources have none in common: a classifier's head says "
+                "how its classes differ from each other, so such heads cannot be stitched"
+            )
+        waiting.remove(head)
+        order.append(head)
+    return order
+
+
 def stitch(labels: Sequence[str], heads: Sequence[Head], axis: Mapping[str, int]) -> Params:
     """A head for these labels out of the heads that know them.
 
@@ -95,18 +139,18 @@ def stitch(labels: Sequence[str], heads: Sequence[Head], axis: Mapping[str, int]
     Raises:
         NetError: a label is in none of the heads.
     """
-    knowing = _knowing(labels, heads)
+    needed = [heads[k] for k in knowing(labels, [head.labels for head in heads])]
     stitched = {}
     for name, along in axis.items():
-        first = knowing[0].weights[name].movedim(along, 0)[0]
+        first = needed[0].weights[name].movedim(along, 0)[0]
         rows = [first]
         for label in labels:
             found = []
-            for head in knowing:
+            for head in needed:
                 if label in head.labels:
                     own = head.weights[name].movedim(along, 0)
                     row = own[head.labels.index(label) + 1]
-                    found.append(row if head is knowing[0] else row - own[0] + first)
+                    found.append(row if head is needed[0] else row - own[0] + first)
             rows.append(found[0] if len(found) == 1 else torch.stack(found).mean(0))
         stitched[name] = torch.stack(rows).movedim(0, along).contiguous()
     return stitched
@@ -131,35 +175,8 @@ def stitch_classes(labels: Sequence[str], heads: Sequence[Head], axis: Mapping[s
     Raises:
         NetError: a class is in none of the heads, or heads that are needed have no class in common with the others.
     """
-    waiting = _knowing(labels, heads)
-    whole = [head for head in waiting if set(labels) <= set(head.labels)]
-    order, waiting = ([whole[0]], []) if whole else ([waiting[0]], waiting[1:])
-    seen = set(order[0].labels)
-    while waiting:
-        head = next((head for head in waiting if seen & set(head.labels)), None)
-        if head is None:
-            here, there = ", ".join(order[0].labels), ", ".join(waiting[0].labels)
-            raise NetError(
-                f"the classes ({here}) and ({there}) of two sources have none in common: a classifier's head says "
-                "how its classes differ from each other, so such heads cannot be stitched"
-            )
-        waiting.remove(head)
-        order.append(head)
-        seen |= set(head.labels)
+    order = [heads[k] for k in linked(labels, [head.labels for head in heads])]
     return {name: _placed(labels, order, name, along) for name, along in axis.items()}
-
-
-def _knowing(labels: Sequence[str], heads: Sequence[Head]) -> list[Head]:
-    """The heads that know one of the labels.
-
-    Raises:
-        NetError: a label is in none of them.
-    """
-    for label in labels:
-        if not any(label in head.labels for head in heads):
-            known = ", ".join(dict.fromkeys(name for head in heads for name in head.labels))
-            raise NetError(f"the label '{label}' is none of the sources' ({known}): heads cannot be stitched")
-    return [head for head in heads if set(head.labels) & set(labels)]
 
 
 def _placed(labels: Sequence[str], order: Sequence[Head], name: str, along: int) -> Tensor:

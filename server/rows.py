@@ -7,12 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedmerge import fusion, measures, params, tasks, whole, wire
 from fedmerge.errors import NetError, Refused
 from fedmerge.fusion import recipe
-from fedmerge.heads import Head
 from server import adaptation, choosing, inbound, merging
 from server.adaptation import Place
 from server.exchange import Answer, Ask, Conversation, Part
@@ -93,11 +90,8 @@ def _check_labels(ground: Ground, place: Place, made: list[Made]) -> None:
     """
     kept, net = place.method.training == "lwf", ground.nets[place.target]
     sites = ground.sources(place.chain, place.method.way) if kept else [one.site for one in made]
-    theirs = [ground.nets[site].labels for site in sites]
-    try:  # with heads of one weight a row: whether it can be done depends on the labels alone
-        net.task.stitch(
-            net.labels, [Head(own, {"": torch.zeros(net.task.channels(own), 1)}) for own in theirs], {"": 0}
-        )
+    try:
+        net.task.needed(net.labels, [ground.nets[site].labels for site in sites])
     except NetError as error:
         raise Refused(f"{place.target}: {error}") from None
 
