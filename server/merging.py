@@ -13,8 +13,8 @@ from fedmerge.fusion import mixing, recipe, rules
 from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
 from server.adaptation import Place
+from server.contributing import POOLED
 from server.ground import Ground, Made
-from server.training import POOLED
 
 
 @dataclass

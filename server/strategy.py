@@ -20,6 +20,7 @@ from fedmerge.errors import ConfigError
 from server import choosing, forgetting, holding, rounds, rows, training
 from server import plan as plans
 from server.adaptation import Place
+from server.contributing import POOLED
 from server.exchange import Conversation, Exchange
 from server.ground import Ground, lay
 from server.merging import Outcome
@@ -181,7 +182,7 @@ class FedMerge(Strategy):
                     [
                         made
                         for (number, name), made in ground.made.items()
-                        if number == chain and (near or name == f"{training.POOLED}:{target}")
+                        if number == chain and (near or name == f"{POOLED}:{target}")
                     ],
                 )
                 for target in self.plan.targets

@@ -1,29 +1,24 @@
 """The first phase as conversations: sources train in a chain or side by side, `pooled` on all their cases at once.
 
-A contribution that is refused is asked for once more: a site has it on its disk, and a link may have broken it. A
-source that is absent, fails, or is refused twice is left out where the plan says so, and stops the campaign where it
-does not.
+A source that is absent, fails, or is refused twice (`contributing`) is left out where the plan says so, and stops the
+campaign where it does not.
 """
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from fedmerge import fusion, heads, nets, params, tasks
-from fedmerge.contribution import Expected
+from fedmerge import fusion, params, tasks
 from fedmerge.errors import CampaignStopped, Refused
 from fedmerge.params import Params
 from server import holding, inbound
-from server.exchange import Answer, Ask, Conversation
+from server.contributing import POOLED, contribution
+from server.exchange import Conversation
 from server.ground import Ground, Made
 from server.store import key
 
 log = logging.getLogger("fedmerge")
-
-POOLED = "pooled"
-TRIES = 2
 
 
 def chain(ground: Ground, number: int, way: str = "plain") -> Conversation:
@@ -167,17 +162,7 @@ def _trained(
     task = replace(task, key=key(data=site.data, **{**tasks.to_table(task), "campaign": "", "threads": 0}))
     payload = {f"before-{k}": made.path for k, made in enumerate(earlier)}
     kept = before if training == "lwf" else ()
-    yield from _train(ground, task, name, ground.named(name, way), "train.contribute", start, payload, kept)
-
-
-def more_rows(ground: Ground, kept: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """The heads that a source keeps for those before it: names and shapes."""
-    found: dict[str, tuple[int, ...]] = {}
-    for site in kept:
-        net = ground.nets[site]
-        shapes = params.shapes(nets.on_meta(net.settings, in_channels=net.in_channels, out_channels=net.out_channels))
-        found |= {f"{name}{heads.KEPT}{site}": shapes[name] for name in net.heads}
-    return found
+    yield from contribution(ground, task, name, ground.named(name, way), "train.contribute", start, payload, kept)
 
 
 def pooled(ground: Ground, number: int, target: str) -> Conversation:
@@ -205,86 +190,7 @@ def pooled(ground: Ground, number: int, target: str) -> Conversation:
     )
     data = {name: ground.sites[name].data for name in (*plan.sources, target)}
     task = replace(task, key=key(data=data, **{**tasks.to_table(task), "campaign": "", "threads": 0}))
-    yield from _train(ground, task, target, f"{POOLED}:{target}", "train.pooled", start)
-
-
-def _train(
-    ground: Ground,
-    task: tasks.Contribute,
-    site: str,
-    name: str,
-    kind: str,
-    start: Params,
-    before: Mapping[str, Path] | None = None,
-    kept: Sequence[str] = (),
-) -> Conversation:
-    """The contribution of a task: stored already, or asked for."""
-    bare = task.fisher == "none"
-    want = inbound.expected(
-        task.net,
-        task.ancestor,
-        fisher=not bare,
-        parent=task.parent,
-        settings=task.key,
-        fisher_labels=("none",) if bare else (task.fisher, "flat"),
-    )
-    want = replace(want, shapes={**want.shapes, **more_rows(ground, kept)})
-    policy = ground.sites[site].reuse
-    path = ground.store.contribution(task.key, own=policy != "never", reuse=policy == "consortium")
-    who = POOLED if kind == "train.pooled" else site
-    if path is None:
-        path, change = yield from _asked(ground, task, site, kind, start, want, before or {})
-    else:
-        log.info("%s: contribution taken from the store", name)
-        change = holding.change(inbound.accept(path, want, who).weights, start)
-    ground.made[task.chain, name] = Made(who, path, inbound.name_of(path), change)
-
-
-def _asked(
-    ground: Ground,
-    task: tasks.Contribute,
-    site: str,
-    kind: str,
-    start: Params,
-    want: Expected,
-    before: Mapping[str, Path],
-) -> Generator[Ask, Answer, tuple[Path, float]]:
-    """Ask for a contribution, once more where it is refused; what is good is kept as it came.
-
-    Returns:
-        its place in the store, and how far its weights are from the start.
-
-    Raises:
-        Refused: twice; what came is not kept.
-    """
-    payload = {"start": ground.on_disk(start), **before}
-    for attempt in range(1, TRIES + 1):
-        try:
-            answer = yield Ask(site, kind, tasks.to_table(task), payload, "contribution", inbound.limits(want)[0])
-            return _taken(ground, task, site, kind, answer, want, start)
-        except Refused as error:
-            ground.witness.refused(site, "contribution", str(error))
-            if attempt == TRIES:
-                raise
-            log.warning("%s; asked once more", error)
-    raise AssertionError  # the last attempt returns or raises
-
-
-def _taken(
-    ground: Ground, task: tasks.Contribute, site: str, kind: str, answer: Answer, want: Expected, start: Params
-) -> tuple[Path, float]:
-    """A contribution, checked and stored: its place, and how far its weights are from the start."""
-    who = POOLED if kind == "train.pooled" else site
-    data = answer.came("contribution", site)
-    path = ground.store.arrived(task.key, data)
-    try:
-        change = holding.change(inbound.accept(path, want, who).weights, start)
-        told = tasks.from_table(tasks.Trained, answer.task, site)
-    except Refused:
-        path.unlink()
-        raise
-    log.info("%s: trained %d steps on %d cases in %.1f s", who, told.steps, told.cases, told.seconds)
-    return ground.store.keep_contribution(task.key, path), change
+    yield from contribution(ground, task, target, f"{POOLED}:{target}", "train.pooled", start)
 
 
 def _seed(seed: int, number: int, name: str) -> int:

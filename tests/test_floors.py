@@ -79,6 +79,7 @@ FLOORS = {
     "server.merging": 4,
     "server.withdrawal": 3,
     "server.forgetting": 4,
+    "server.contributing": 4,
     "server.training": 4,
     "server.adaptation": 4,
     "server.rows": 4,
