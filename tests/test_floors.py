@@ -47,6 +47,7 @@ FLOORS = {
     "fedmerge.tasks": 2,
     "fedmerge.forms": 1,
     "fedmerge.transport": 2,
+    "fedmerge.privacy": 2,
     "fedmerge.report": 2,
     "fedmerge.results": 2,
     "fedmerge.comparison": 2,
