@@ -5,6 +5,7 @@
     ├── DataError         a file of a site cannot be used as it is
     ├── NetError          a net cannot be merged as it is (buffers, names, shapes)
     ├── Refused           something came from another party and is not what was agreed
+    │   └── SealError     a sealed file could not be opened; it never says why
     └── CampaignStopped   a campaign ended before its time; what it had is on disk
         └── Absent        a site is not there, or does not answer any more
 
@@ -31,6 +32,13 @@ class NetError(FedmergeError):
 
 class Refused(FedmergeError):
     """Something that another party sent is not what was agreed."""
+
+
+class SealError(Refused):
+    """A sealed file could not be opened: always the same sentence, whatever the reason."""
+
+    def __init__(self) -> None:
+        super().__init__("the sealed file could not be opened")
 
 
 class CampaignStopped(FedmergeError):

@@ -2,13 +2,39 @@
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def writing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file beside `path` that goes down to the disk and takes its place when the block ends; after an error, nothing.
+
+    Where there is no room, nothing of it is left: it is tried again and again, and would fill the disk by itself.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        mode: the permissions, less the umask.
+
+    Raises:
+        OSError: the file cannot be written; the old one is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write(path: Path, data: bytes | str) -> None:
-    """Write beside the file, down to the disk, then take its place: a reader sees the old file or the new one.
-
-    Where there is no room, nothing of it is left: it is tried again and again, and would fill the disk by itself.
+    """Write a file as a whole, as `writing` does: a reader sees the old file or the new one.
 
     Args:
         path: the file; its folder is made where it is missing.
@@ -17,13 +43,5 @@ def write(path: Path, data: bytes | str) -> None:
     Raises:
         OSError: the file cannot be written; the old one is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)

@@ -70,7 +70,7 @@ class Paths:
 
     @property
     def sealing_key(self) -> Path:
-        """X25519; others seal messages to its public half."""
+        """ML-KEM-768 and X25519, or X25519 alone; others seal messages to its public half."""
         return self.private / "sealing.key"
 
     @property

@@ -1,8 +1,8 @@
 """Key pairs: how they are made, kept, written down, and compared by telephone.
 
-Three kinds: Ed25519 signs, X25519 is what others seal messages to, and P-384 (in OpenSSH's format) is a SuperNode's
-identity, as Flower wants it. A signature is always made for a stated purpose: what was signed as a line of an audit
-log is no signature under a roster.
+Three kinds: Ed25519 signs, ML-KEM-768 with X25519 (or X25519 alone) is what others seal messages to, and P-384 (in
+OpenSSH's format) is a SuperNode's identity, as Flower wants it. A signature is always made for a stated purpose: what
+was signed as a line of an audit log is no signature under a roster.
 """
 
 import base64
@@ -30,9 +30,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedmerge.errors import ConfigError, Refused
+from fedmerge.trust import hybrid
+from fedmerge.trust.hybrid import HybridPrivateKey, HybridPublicKey
 
-Private = Ed25519PrivateKey | X25519PrivateKey | ec.EllipticCurvePrivateKey
-Public = Ed25519PublicKey | X25519PublicKey | ec.EllipticCurvePublicKey
+Opening = HybridPrivateKey | X25519PrivateKey
+Sealing = HybridPublicKey | X25519PublicKey
+Private = Ed25519PrivateKey | Opening | ec.EllipticCurvePrivateKey
+Public = Ed25519PublicKey | Sealing | ec.EllipticCurvePublicKey
 Signing = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 Verifying = Ed25519PublicKey | ec.EllipticCurvePublicKey
 
@@ -42,9 +46,9 @@ def new_signing() -> Ed25519PrivateKey:
     return Ed25519PrivateKey.generate()
 
 
-def new_sealing() -> X25519PrivateKey:
-    """A key whose public half others seal messages to."""
-    return X25519PrivateKey.generate()
+def new_sealing() -> Opening:
+    """A key whose public half others seal messages to: X25519 alone where `cryptography` was built without ML-KEM."""
+    return HybridPrivateKey(secrets.token_bytes(hybrid.SEED)) if hybrid.supported() else X25519PrivateKey.generate()
 
 
 def new_node() -> ec.EllipticCurvePrivateKey:
@@ -53,7 +57,9 @@ def new_node() -> ec.EllipticCurvePrivateKey:
 
 
 def keep(path: Path, key: Private) -> None:
-    """Write a new private key (PKCS 8 in PEM), readable by its owner only; a file that is there is never replaced.
+    """Write a new private key, readable by its owner only; a file that is there is never replaced.
+
+    It is PKCS 8 in PEM, a hybrid key its seed in `hybrid.to_text`'s form.
 
     Args:
         path: the file; its folder is made, closed to others, where it is missing.
@@ -62,7 +68,10 @@ def keep(path: Path, key: Private) -> None:
     Raises:
         ConfigError: there is a file already.
     """
-    keep_bytes(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    if isinstance(key, HybridPrivateKey):
+        keep_bytes(path, hybrid.to_text(key))
+    else:
+        keep_bytes(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def keep_node(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
@@ -99,11 +108,13 @@ def read_signing(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def read_sealing(path: Path) -> X25519PrivateKey:
-    """The sealing key of a file; a ConfigError where there is none, or others may read it."""
+def read_sealing(path: Path) -> Opening:
+    """The sealing key of a file, of either kind; a ConfigError where there is none, or others may read it."""
     key = _read(path)
-    if not isinstance(key, X25519PrivateKey):
-        raise ConfigError(f"{path} expected an X25519 key, got {type(key).__name__}")
+    if not isinstance(key, Opening):
+        raise ConfigError(f"{path} expected a hybrid or an X25519 key, got {type(key).__name__}")
+    if isinstance(key, HybridPrivateKey) and not hybrid.supported():
+        raise ConfigError(f"{path} is a key of ML-KEM-768, which the `cryptography` installed here has not")
     return key
 
 
@@ -123,6 +134,8 @@ def _read(path: Path) -> object:
         raise ConfigError(f"there is no key {path}") from None
     if mode & 0o077:
         raise ConfigError(f"{path} expected to be closed to others (0600), got {mode:04o}: chmod 600 {path}")
+    if (found := hybrid.from_text(data)) is not None:
+        return found
     load = load_ssh_private_key if b"OPENSSH PRIVATE KEY" in data else load_pem_private_key
     try:
         return load(data, None)
@@ -131,7 +144,7 @@ def _read(path: Path) -> object:
 
 
 def public_text(key: Private | Public) -> str:
-    """The public half on one line: base64 of its 32 bytes, or OpenSSH's line for a SuperNode."""
+    """The public half on one line: base64 of its 32 or 1216 bytes, or OpenSSH's line for a SuperNode."""
     public = key.public_key() if isinstance(key, Private) else key
     if isinstance(public, ec.EllipticCurvePublicKey):
         return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
@@ -144,12 +157,27 @@ def signing_of(text: str, who: str) -> Ed25519PublicKey:
     Raises:
         Refused: it is none; the sentence begins with `who`.
     """
-    return Ed25519PublicKey.from_public_bytes(_raw(text, f"{who}: the signing key"))
+    return Ed25519PublicKey.from_public_bytes(_raw(text, f"{who}: the signing key", 32))
 
 
-def sealing_of(text: str, who: str) -> X25519PublicKey:
-    """The X25519 key of a line; a Refused, beginning with `who`, where it is none."""
-    return X25519PublicKey.from_public_bytes(_raw(text, f"{who}: the sealing key"))
+def sealing_of(text: str, who: str) -> Sealing:
+    """The sealing key of a line: 1216 bytes are a hybrid one, 32 bytes X25519 alone.
+
+    Raises:
+        Refused: it is none; the sentence begins with `who`.
+    """
+    who = f"{who}: the sealing key"
+    data = _raw(text, who, 32, hybrid.PUBLIC)
+    if len(data) == 32:
+        return X25519PublicKey.from_public_bytes(data)
+    key = HybridPublicKey(data)
+    try:
+        key.for_hpke()
+    except UnsupportedAlgorithm:
+        pass  # a roster can be read all the same; sealing to this key is what fails
+    except ValueError:
+        raise Refused(f"{who} expected a key of ML-KEM-768 and X25519, got {text!r:.60}") from None
+    return key
 
 
 def node_of(text: str, who: str) -> ec.EllipticCurvePublicKey:
@@ -165,13 +193,13 @@ def node_of(text: str, who: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def _raw(text: str, who: str) -> bytes:
+def _raw(text: str, who: str, *lengths: int) -> bytes:
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         data = b""
-    if len(data) != 32 or base64.b64encode(data).decode() != text:
-        raise Refused(f"{who} expected 32 bytes in base64, got {text!r:.60}")
+    if len(data) not in lengths or base64.b64encode(data).decode() != text:
+        raise Refused(f"{who} expected {' or '.join(map(str, lengths))} bytes in base64, got {text!r:.60}")
     return data
 
 

@@ -2,7 +2,7 @@
 
 The request names the authority whose certificate the hospital has pinned: where somebody in the middle handed it
 another one, the coordinator sees it. The body is signed with the signing key and with the node's key, so both private
-halves were there when it was made. An X25519 key cannot sign: the signing key vouches for the sealing key, and whoever
+halves were there when it was made. A sealing key cannot sign: the signing key vouches for the sealing key, and whoever
 claims another's sealing key gains nothing but messages that it cannot open.
 """
 
@@ -33,7 +33,7 @@ class JoinRequest:
         roles: "source", "target", or both.
         node_key: the SuperNode's public key, OpenSSH's line.
         signing_key: Ed25519, base64.
-        sealing_key: X25519, base64.
+        sealing_key: as `keys.public_text` writes it: ML-KEM-768 and X25519, or X25519 alone, base64.
         made: when, seconds since 1970.
     """
 

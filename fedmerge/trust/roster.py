@@ -20,7 +20,7 @@ from fedmerge.trust import certificates, dates, keys
 
 PURPOSE = "roster"
 ROLES = ("source", "target")
-LARGEST = 4 * 2**20  # bytes of a signed roster; a thousand sites need about one and a half million
+LARGEST = 4 * 2**20  # bytes of a signed roster; a thousand sites need about three million
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Entry:
         roles: "source", "target", or both.
         node_key: the SuperNode's public key, OpenSSH's line.
         signing_key: Ed25519, base64; verifies the site's audit log and requests.
-        sealing_key: X25519, base64.
+        sealing_key: as `keys.public_text` writes it: ML-KEM-768 and X25519, or X25519 alone, base64.
         certificate: the site's, PEM, made by the authority over the signing key.
         since: from when on, seconds since 1970.
         until: up to when, seconds since 1970.
