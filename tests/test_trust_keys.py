@@ -1,16 +1,19 @@
 """Keys on disk, fingerprints on the telephone, signatures for one purpose only."""
 
+import base64
 import os
 import subprocess
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedmerge.errors import ConfigError, Refused
-from fedmerge.trust import dates, keys
+from fedmerge.trust import dates, hybrid, keys
 
 MAKERS = {
     "signing": (keys.new_signing, keys.keep, keys.read_signing),
     "sealing": (keys.new_sealing, keys.keep, keys.read_sealing),
+    "sealing, X25519 alone": (X25519PrivateKey.generate, keys.keep, keys.read_sealing),
     "node": (keys.new_node, keys.keep_node, keys.read_node),
 }
 
@@ -60,11 +63,14 @@ def test_a_file_that_is_no_such_key_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no private key that can be read"):
         keys.read_signing(path)
     keys.keep(tmp_path / "other.key", keys.new_sealing())
+    keys.keep(tmp_path / "older.key", X25519PrivateKey.generate())
     for read in (keys.read_signing, keys.read_node):
-        with pytest.raises(ConfigError, match="got X25519"):
+        with pytest.raises(ConfigError, match="got HybridPrivateKey" if hybrid.supported() else "got X25519"):
             read(tmp_path / "other.key")
+        with pytest.raises(ConfigError, match="got X25519"):
+            read(tmp_path / "older.key")
     keys.keep(tmp_path / "third.key", keys.new_signing())
-    with pytest.raises(ConfigError, match="expected an X25519 key, got Ed25519"):
+    with pytest.raises(ConfigError, match="expected a hybrid or an X25519 key, got Ed25519"):
         keys.read_sealing(tmp_path / "third.key")
 
 
@@ -82,12 +88,49 @@ def test_openssh_reads_a_nodes_key(tmp_path):
 def test_public_lines_are_read_back_in_one_form_only():
     """Every kind; another length, another alphabet, a comment behind or another curve is refused."""
     signing, sealing, node = keys.new_signing(), keys.new_sealing(), keys.new_node()
-    for key, of in ((signing, keys.signing_of), (sealing, keys.sealing_of), (node, keys.node_of)):
+    older = X25519PrivateKey.generate()
+    pairs = (signing, keys.signing_of), (sealing, keys.sealing_of), (older, keys.sealing_of), (node, keys.node_of)
+    for key, of in pairs:
         line = keys.public_text(key)
         assert keys.public_text(of(line, "north")) == line
         for other in (line[:-4], line + " comment", line + "\n", "", "AAAA", "ecdsa-sha2-nistp256 AAAA"):
             with pytest.raises(Refused, match="north: the"):
                 of(other, "north")
+
+
+HYBRID = pytest.mark.skipif(not hybrid.supported(), reason="`cryptography` was built without ML-KEM here")
+
+
+@HYBRID
+def test_new_sealing_keys_are_hybrid_and_their_line_tells_the_kind():
+    """1216 bytes against 32; a line of the right length that is no key of ML-KEM is refused."""
+    hybrids, older = keys.new_sealing(), X25519PrivateKey.generate()
+    assert isinstance(keys.sealing_of(keys.public_text(hybrids), "north"), keys.HybridPublicKey)
+    assert isinstance(keys.sealing_of(keys.public_text(older), "north"), keys.X25519PublicKey)
+    assert [len(base64.b64decode(keys.public_text(key))) for key in (hybrids, older)] == [hybrid.PUBLIC, 32]
+    with pytest.raises(Refused, match="north: the sealing key expected a key of ML-KEM-768"):
+        keys.sealing_of(base64.b64encode(b"\xff" * hybrid.PUBLIC).decode(), "north")
+
+
+@HYBRID
+def test_a_hybrid_key_that_is_cut_or_edited_is_no_key(tmp_path):
+    """And no text that shows the object shows its seed."""
+    key, path = keys.new_sealing(), tmp_path / "own.key"
+    keys.keep(path, key)
+    text = path.read_text()
+    assert repr(key.seed) not in repr(key)
+    assert base64.b64encode(key.seed).decode() in text
+    begin, seed, end, _ = text.split("\n")
+    for other in (
+        text[:-1],
+        text + "x",
+        text.replace("BEGIN", "BEGUN"),
+        f"{begin}\n{seed[4:]}\n{end}\n",
+        f"{begin}\n{end}\n",
+    ):
+        path.write_text(other)
+        with pytest.raises(ConfigError, match="no private key that can be read"):
+            keys.read_sealing(path)
 
 
 def test_fingerprints_are_of_the_vector_and_compare_as_people_say_them():

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 from consortia import DAY, NOW, approved, asked, found, hospital
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedmerge.container import canonical
 from fedmerge.errors import Refused
@@ -146,6 +147,16 @@ def test_a_request_is_read_back_and_its_fingerprint_is_of_every_field(server):
     for field in fields(made):
         other = replace(made, **{field.name: others.get(field.name, "other")})
         assert other.fingerprint != made.fingerprint
+
+
+def test_a_roster_holds_either_kind_of_sealing_key(tmp_path):
+    """A site that joined with X25519 alone stays as it is, beside one with a new key."""
+    home, older = found(tmp_path), keys.public_text(X25519PrivateKey.generate())
+    made = [asked(home, site="older", sealing_key=older), asked(home, site="newer")]
+    for text, one in made:
+        consortium.approve(home, text.encode(), one.fingerprint, now=NOW)
+    for _, one in made:
+        assert consortium.current(home, NOW).find(one.site).sealing_key == one.sealing_key
 
 
 @pytest.mark.parametrize("field", ["site", "node_key", "signing_key", "sealing_key", "authority"])
