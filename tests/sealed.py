@@ -20,7 +20,8 @@ CHUNK = 32
 HEAD = "0123456789abcdef" * 4
 FACTS = Facts("run 7", "chain 0 / north", "north", "harbour", headers.schema_of("weights/conv: (2, 3)"))
 KINDS = {"x25519": X25519PrivateKey.generate} | ({"hybrid": keys.new_sealing} if hybrid.supported() else {})
-OTHER = {"x25519": KINDS.get("hybrid"), "hybrid": KINDS["x25519"]}
+HYBRID = hybrid.HybridPublicKey(bytes(hybrid.PUBLIC))  # of that kind, and that is all
+OTHER = {"x25519": HYBRID, "hybrid": X25519PrivateKey.generate().public_key()}
 
 
 @dataclass(frozen=True)

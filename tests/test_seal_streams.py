@@ -7,13 +7,13 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
-from sealed import CHUNK, FACTS, HEAD, KINDS, OTHER, Parties, sealed_bytes
+from sealed import CHUNK, FACTS, HEAD, HYBRID, KINDS, OTHER, Parties, sealed_bytes
 
 from fedmerge.errors import ConfigError, DataError, Refused
 from fedmerge.privacy import header as headers
 from fedmerge.privacy import seal
 from fedmerge.privacy.header import FIRST, SIGNATURE, TAG
-from fedmerge.trust import keys
+from fedmerge.trust import hybrid, keys
 
 PLAIN = bytes(range(3 * CHUNK + 5))
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_sealed_is_said(parties, tmp_path):
         with pytest.raises(ConfigError, match=name if name != "chunk" else "at most"):
             replace(parties.header(0), **{name: value})
     with pytest.raises(ConfigError, match="expected the suite"):
-        seal.seal(io.BytesIO(), io.BytesIO(), parties.header(0), parties.signing, OTHER[parties.kind]().public_key())
+        seal.seal(io.BytesIO(), io.BytesIO(), parties.header(0), parties.signing, OTHER[parties.kind])
 
 
 def test_nothing_is_sealed_to_a_key_that_is_no_key(parties):
@@ -98,6 +98,15 @@ def test_nothing_is_sealed_to_a_key_that_is_no_key(parties):
     bad = keys.sealing_of(base64.b64encode(raw).decode(), "harbour")
     with pytest.raises(Refused, match="harbour: nothing can be sealed to its key"):
         seal.seal(io.BytesIO(), io.BytesIO(), parties.header(0), parties.signing, bad)
+
+
+@pytest.mark.skipif(hybrid.supported(), reason="`cryptography` has ML-KEM here")
+def test_a_key_that_the_library_cannot_seal_to_is_told(tmp_path):
+    """Where `cryptography` was built without ML-KEM."""
+    (tmp_path / "plain").write_bytes(b"")
+    with pytest.raises(ConfigError, match="harbour: its key needs ML-KEM-768"):
+        seal.seal_file(tmp_path / "plain", tmp_path / "out", FACTS, HEAD, keys.new_signing(), HYBRID)
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
 
 
 class Counted(io.RawIOBase):

@@ -51,7 +51,7 @@ def seal_file(
         the header, as it stands in the sealed file.
 
     Raises:
-        ConfigError: a fact that no header can hold.
+        ConfigError: a fact that no header can hold, or `cryptography` was built without what the key needs.
         Refused: nothing can be sealed to the receiver's key.
         DataError: the plaintext changed its length meanwhile.
     """
@@ -77,9 +77,11 @@ def seal(
     if header.suite != headers.suite_of(receiver):
         raise ConfigError(f"a seal to this key expected the suite {headers.suite_of(receiver)}, got {header.suite}")
     key = secrets.token_bytes(KEY)
-    public = receiver if isinstance(receiver, X25519PublicKey) else receiver.for_hpke()
     try:
+        public = receiver if isinstance(receiver, X25519PublicKey) else receiver.for_hpke()
         sealed_key = header.hpke.encrypt(key, public, info=header.encode())
+    except UnsupportedAlgorithm:
+        raise ConfigError(f"{header.receiver}: its key needs ML-KEM-768, which `cryptography` has not here") from None
     except ValueError:
         raise Refused(f"{header.receiver}: nothing can be sealed to its key") from None
     seal_with(source, sink, header, signing, key, sealed_key)
