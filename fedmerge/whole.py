@@ -33,15 +33,16 @@ def writing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
-def write(path: Path, data: bytes | str) -> None:
+def write(path: Path, data: bytes | str | Iterator[bytes]) -> None:
     """Write a file as a whole, as `writing` does: a reader sees the old file or the new one.
 
     Args:
         path: the file; its folder is made where it is missing.
-        data: what it holds; a text is written as UTF-8.
+        data: what it holds, at once or in pieces; a text is written as UTF-8.
 
     Raises:
         OSError: the file cannot be written; the old one is as it was.
     """
     with writing(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        data = data.encode() if isinstance(data, str) else data
+        file.writelines(data if isinstance(data, Iterator) else [data])
