@@ -219,6 +219,23 @@ def test_a_stream_is_the_same_from_wherever_it_is_read():
     everything = masking.stream(bytes(range(32)), 0, 1000)
     for start, count in ((0, 1), (1, 1), (1, 2), (7, 100), (998, 2), (999, 1), (500, 0)):
         assert (masking.stream(bytes(range(32)), start, count) == everything[start : start + count]).all()
+    assert len(masking.stream(bytes(32), 1, fixed.SLAB)) == fixed.SLAB
+    with pytest.raises(ValueError, match="at most 65536"):
+        masking.stream(bytes(32), 0, fixed.SLAB + 1)
+
+
+def test_a_message_that_breaks_off_leaves_what_was_there(tmp_path):
+    """Pieces are written beside the file, which takes its place when all are there."""
+
+    def pieces():
+        yield b"new"
+        raise Refused("no more")
+
+    path = tmp_path / "message"
+    whole.write(path, iter([b"o", b"ld"]))
+    with pytest.raises(Refused, match="no more"):
+        whole.write(path, pieces())
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("message", b"old")]
 
 
 MESSAGES = {

@@ -189,7 +189,21 @@ def merged(opened: Opened, ancestor: Mapping[str, Tensor]) -> tuple[Params, Para
 
 
 def stream(key: bytes, start: int, count: int) -> Words:
-    """Numbers `start` to `start + count` of a mask: AES-256 in counter mode, little-endian; at most `SLAB` at once."""
+    """Numbers `start` to `start + count` of a mask: AES-256 in counter mode, little-endian.
+
+    Args:
+        key: 32 bytes.
+        start: the first number's place in the message.
+        count: how many, at most `SLAB`.
+
+    Returns:
+        uint64 (count,).
+
+    Raises:
+        ValueError: more than `SLAB` were asked for.
+    """
+    if count > SLAB:
+        raise ValueError(f"a piece of a stream expected at most {SLAB} numbers, got {count}")
     block, odd = divmod(start, 2)  # a block of AES is two numbers
     size = 8 * (odd + count)
     made = np.empty(size + 15, np.uint8)
