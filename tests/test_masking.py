@@ -1,6 +1,7 @@
 """Masked sums: what the target reads is the plain sum, what anybody else reads is noise, and it is all or nothing."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -212,6 +213,23 @@ def test_only_the_key_of_the_hello_opens(made, models, tmp_path):
     low, high = fixed.bounds(tuple(UNEQUAL.values()))
     words = message.read(path).words[:70001]
     assert ((words >= low) & (words <= high)).mean() < 0.01
+
+
+def test_masking_and_opening_need_little_memory_beside_the_model(tmp_path):
+    """A message of 32 MB is made, added and read in a few slabs of half a megabyte; what is opened is another 32 MB."""
+    made = form(tmp_path, began={"a": torch.zeros(2**21)})
+    own = Model({"a": torch.linspace(-1, 1, 2**21)}, {})
+    peaks = []
+    for work in (
+        lambda: [send(made, name, own) for name in NAMES],
+        lambda: whole.write(tmp_path / "sum", masking.add(sorted(tmp_path.glob("*.masked")))),
+        lambda: masking.open_sum(tmp_path / "sum", made.transcript, made.target_key, made.ancestor),
+    ):
+        tracemalloc.start()
+        work()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 8 * 2**20
 
 
 def test_a_stream_is_the_same_from_wherever_it_is_read():
