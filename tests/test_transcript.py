@@ -93,7 +93,7 @@ CHANGES = {
     "the target's key": (lambda s: [signed(s[0], key=s[-1].key), *s[1:]], "say hello with the same key"),
     "a key of low order": (lambda s: [signed(s[0], key=text_of(1)), *s[1:]], "east: the key .* of low order"),
     "a key in another form": (lambda s: [signed(s[0], key=text_of(2**255 - 10)), *s[1:]], "east: .* in its one form"),
-    "no key": (lambda s: [signed(s[0], key="AA=="), *s[1:]], "east: the sealing key expected 32 bytes"),
+    "no key": (lambda s: [signed(s[0], key="AA=="), *s[1:]], "east: the exchange key expected 32 bytes"),
 }
 
 

@@ -61,7 +61,7 @@ class Hello:
     @property
     def public(self) -> X25519PublicKey:
         """The key, as a key."""
-        return keys.sealing_of(self.key, self.name)
+        return keys.exchange_of(self.key, self.name)
 
 
 @dataclass(frozen=True)

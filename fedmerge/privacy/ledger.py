@@ -106,8 +106,8 @@ def begin(home: Path, run: str, group: str) -> X25519PublicKey:
         if not path.exists():
             if any((entry.run, entry.group) == (run, group) for entry in read(home)):
                 raise Refused(f"group {group} of run {run} is over: its key was forgotten")
-            keys.keep(path, keys.new_sealing())
-        return keys.read_sealing(path).public_key()
+            keys.keep(path, keys.new_exchange())
+        return keys.read_exchange(path).public_key()
 
 
 def enter(home: Path, new: Artefact, transcript: Transcript, member: str) -> X25519PrivateKey:
@@ -138,7 +138,7 @@ def enter(home: Path, new: Artefact, transcript: Transcript, member: str) -> X25
         path = key_file(home, hello.run, hello.group)
         if not path.exists():
             raise Refused(f"{member}: there is no key for group {hello.group} of run {hello.run}, or it was forgotten")
-        key = keys.read_sealing(path)
+        key = keys.read_exchange(path)
         if keys.public_text(key) != hello.key:
             raise Refused(f"{member}: the key of the hello expected the one kept here, got another")
         entries = read(home)

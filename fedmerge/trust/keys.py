@@ -51,6 +51,11 @@ def new_sealing() -> Opening:
     return HybridPrivateKey(secrets.token_bytes(hybrid.SEED)) if hybrid.supported() else X25519PrivateKey.generate()
 
 
+def new_exchange() -> X25519PrivateKey:
+    """A key for one agreement with others, such as the masks of a group."""
+    return X25519PrivateKey.generate()
+
+
 def new_node() -> ec.EllipticCurvePrivateKey:
     """The identity of a SuperNode."""
     return ec.generate_private_key(ec.SECP384R1())
@@ -118,6 +123,14 @@ def read_sealing(path: Path) -> Opening:
     return key
 
 
+def read_exchange(path: Path) -> X25519PrivateKey:
+    """The X25519 key of a file; a ConfigError where there is none, or others may read it."""
+    key = _read(path)
+    if not isinstance(key, X25519PrivateKey):
+        raise ConfigError(f"{path} expected an X25519 key, got {type(key).__name__}")
+    return key
+
+
 def read_node(path: Path) -> ec.EllipticCurvePrivateKey:
     """The SuperNode's key of a file; a ConfigError where there is none, or others may read it."""
     key = _read(path)
@@ -178,6 +191,11 @@ def sealing_of(text: str, who: str) -> Sealing:
     except ValueError:
         raise Refused(f"{who} expected a key of ML-KEM-768 and X25519, got {text!r:.60}") from None
     return key
+
+
+def exchange_of(text: str, who: str) -> X25519PublicKey:
+    """The X25519 key of a line; a Refused, beginning with `who`, where it is none."""
+    return X25519PublicKey.from_public_bytes(_raw(text, f"{who}: the exchange key", 32))
 
 
 def node_of(text: str, who: str) -> ec.EllipticCurvePublicKey:
