@@ -14,6 +14,7 @@ import torch
 
 from fedmerge import measures, parts, tasks, wire
 from fedmerge.contribution import Contribution
+from fedmerge.params import Params
 from fedmerge.tasks import CaseScore
 from sites.config import Site
 from sites.inbound import Declined
@@ -47,9 +48,7 @@ def contribution(site: Site, kept: Path, name: str) -> bytes | Path:
         )
     data: bytes | Path = kept
     if policy.fisher != "full" and facts["fisher_labels"] != "none":
-        made = wire.read(kept, site=site.name)
-        kind = "flat" if policy.fisher == "none" else made.fisher_labels
-        data = wire.to_bytes(dataclasses.replace(made, fisher=_fisher(policy.fisher, made), fisher_labels=kind))
+        data = wire.to_bytes(reduced(site, wire.read(kept, site=site.name)))
     if policy.max_bytes is not None and (size := parts.length(data)) > policy.max_bytes:
         raise Declined(f"{site.name}: policy line 'max_bytes = {policy.max_bytes}': the contribution has {size}")
     ledger.mkdir(parents=True, exist_ok=True)
@@ -57,17 +56,26 @@ def contribution(site: Site, kept: Path, name: str) -> bytes | Path:
     return data
 
 
-def _fisher(allowed: str, made: Contribution) -> dict[str, torch.Tensor]:
-    """The Fisher in full, as its mean over each output channel, or as ones."""
+def reduced(site: Site, made: Contribution) -> Contribution:
+    """A contribution as the policy lets it go, with as much of the Fisher as may leave."""
+    allowed = site.policy.fisher
+    if allowed == "full" or made.fisher_labels == "none":
+        return made
+    kind = "flat" if allowed == "none" else made.fisher_labels
+    return dataclasses.replace(made, fisher=coarse(allowed, made.fisher), fisher_labels=kind)
+
+
+def coarse(allowed: str, fisher: Params) -> Params:
+    """A Fisher in full, as its mean over each output channel, or as ones."""
     if allowed == "full":
-        return made.fisher
+        return fisher
     if allowed == "none":
-        return {name: torch.ones_like(value) for name, value in made.fisher.items()}
+        return {name: torch.ones_like(value) for name, value in fisher.items()}
     return {
         name: value.flatten(1).mean(1).view(-1, *[1] * (value.dim() - 1)).expand_as(value).contiguous()
         if value.dim() > 1
         else value
-        for name, value in made.fisher.items()
+        for name, value in fisher.items()
     }
 
 

@@ -81,6 +81,7 @@ class Policy:
         max_bytes: the largest message that may leave; None: any size.
         epsilon: the privacy loss that may be spent; `inf` asks for no differential privacy.
         delta: the delta that goes with it.
+        max_attack_auc: with a larger area under an attack's ROC curve an audit of a contribution fails; 0.5 is chance.
     """
 
     roles: tuple[str, ...] | None = ()
@@ -99,6 +100,7 @@ class Policy:
     max_bytes: int | None = 0
     epsilon: float = 0.0
     delta: float = 0.0
+    max_attack_auc: float = 0.5
 
 
 OPEN = Policy(
@@ -118,6 +120,7 @@ OPEN = Policy(
     max_bytes=None,
     epsilon=math.inf,
     delta=1.0,
+    max_attack_auc=1.0,
 )
 """What a simulation allows where the campaign says nothing."""
 

@@ -218,6 +218,10 @@ def policy(table: dict[str, Any], where: str) -> Policy:
             read[key] = toml.take(table, key, float, where)
             if not read[key] >= 0:
                 raise ConfigError(f"{where}: '{key}' expected no negative number, got {read[key]}")
+        elif key == "max_attack_auc":
+            read[key] = toml.take(table, key, float, where)
+            if not 0 <= read[key] <= 1:
+                raise ConfigError(f"{where}: '{key}' expected a number from 0 to 1, got {read[key]}")
         else:
             read[key] = toml.take(table, key, bool, where)
     for known in read.get("roles") or ():

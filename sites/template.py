@@ -26,6 +26,7 @@ MEANING = {
     "max_bytes": 'the largest message that may leave; "*": any size',
     "epsilon": "the privacy loss that may be spent; inf: no differential privacy is asked for",
     "delta": "the delta that goes with it",
+    "max_attack_auc": "fedmerge audit-privacy fails above this AUC of an attack; 0.5: chance, 1: never",
 }
 
 HEAD = """\

@@ -116,4 +116,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     ),
     "epsilon": lambda value: f"Asked for privacy loss: epsilon {value:g}. Nothing acts on it yet.",
     "delta": lambda value: f"Its delta: {value:g}. Nothing acts on it yet.",
+    "max_attack_auc": lambda value: (
+        f"An audit of a contribution fails where an attack finds its patients with an AUC above {value:g}."
+    ),
 }

@@ -55,6 +55,7 @@ FLOORS = {
     "fedmerge.bench": 2,
     "sites": 3,
     "sites.agent": 4,
+    "sites.attack": 4,
     "sites.inbound": 4,
     "sites.outbound": 4,
     "sites.parts": 4,

@@ -17,6 +17,7 @@ DIFFERENT = {
     "reuse": REUSE,
     "epsilon": [0.0, 3.0, float("inf")],
     "delta": [0.0, 1e-5],
+    "max_attack_auc": [0.5, 0.6, 1.0],
 }
 
 

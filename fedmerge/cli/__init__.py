@@ -15,6 +15,7 @@ from fedmerge import __version__
 from fedmerge.cli import (
     allow,
     audit,
+    audit_privacy,
     bench,
     check,
     consortium,
@@ -50,6 +51,7 @@ for _command in (
     fuse.fuse,
     inspect.inspect,
     predict.predict,
+    audit_privacy.audit_privacy,
     runs.run,
     status.status,
     runs.stop,

@@ -24,6 +24,12 @@ from fedmerge.errors import DataError
 Array = NDArray[np.float64]
 Variance = Literal["patient", "global"]
 SLACK = 1e-3  # of a Fisher: float32, and kernels that add in another order
+VERDICTS = {
+    "above": "the area is above the threshold",
+    "below": "the whole interval of the area is at or below the threshold",
+    "too few to tell": "the area is not above the threshold, and its interval is: there are too few patients",
+    "not run": "there is nothing to attack; the reason is told",
+}
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,13 @@ def roc(members: ArrayLike, others: ArrayLike, *, rate: float = 0.01, confidence
         members=m,
         others=n,
     )
+
+
+def verdict(found: Roc, threshold: float) -> str:
+    """How an attack stands to the area that is tolerated; see `VERDICTS`."""
+    if found.auc > threshold:
+        return "above"
+    return "below" if found.auc_interval[1] <= threshold else "too few to tell"
 
 
 def auc_interval(auc: float, m: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
