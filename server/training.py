@@ -112,7 +112,7 @@ def settle(ground: Ground, chains: tuple[int, ...], ways: Sequence[str] = ("plai
 
 def _own(ground: Ground, number: int, name: str) -> Params:
     """An initialisation of the source's own, the same in every run."""
-    return ground.fresh(_seed(ground.plan.seed, number, f"initialisation of {name}"))
+    return ground.fresh(seed_of(ground.plan.seed, number, f"initialisation of {name}"))
 
 
 def _given(ground: Ground, name: str, number: int, start: Params) -> None:
@@ -146,7 +146,7 @@ def _trained(
         chain=number,
         net=net,
         settings=plan.train.settings(site.train),
-        seed=_seed(plan.seed, number, name),
+        seed=seed_of(plan.seed, number, name),
         fisher=plan.train.fisher,
         fisher_cases=plan.train.fisher_cases,
         ancestor=params.digest(start if way == "own" else ground.ancestor(number)),
@@ -179,7 +179,7 @@ def pooled(ground: Ground, number: int, target: str) -> Conversation:
         chain=number,
         net=net,
         settings={**settings, "validate_every": 0},
-        seed=_seed(plan.seed, number, POOLED),
+        seed=seed_of(plan.seed, number, POOLED),
         fisher="none",
         fisher_cases=0,
         ancestor=params.digest(start),
@@ -193,6 +193,6 @@ def pooled(ground: Ground, number: int, target: str) -> Conversation:
     yield from contribution(ground, task, target, f"{POOLED}:{target}", "train.pooled", start)
 
 
-def _seed(seed: int, number: int, name: str) -> int:
+def seed_of(seed: int, number: int, name: str) -> int:
     """A seed of its own for each training, the same in every run."""
     return int(key(seed=seed, chain=number, name=name)[:8], 16) & 0x7FFFFFFF

@@ -28,11 +28,22 @@ Patients = dict[str, list[Loaded]]  # patient, or case where the ids do not tell
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the contribution was made, as far as its file does not say: patch, training, cases of the Fisher (0: all)."""
+    """How the contribution was made, as far as its file does not say.
+
+    Attributes:
+        patch: of the net.
+        settings: of the training.
+        fisher_cases: how many of the training cases the Fisher is of; 0: all.
+        draws: the seed with which its labels were sampled, which the server knows that set the task.
+        seed: of the audit's own dice.
+        buffers: whether batch norms' statistics are refused or taken anew.
+        precision: of the training.
+    """
 
     patch: tuple[int, ...]
     settings: training.Settings
     fisher_cases: int = 0
+    draws: int = 0
     seed: int = 0
     buffers: str = "refuse"
     precision: str = "auto"
@@ -181,17 +192,25 @@ class Audit:
         return Finding(name, attacks.roc(inside, outside))
 
     def _held(self, case: Loaded) -> float:
+        """The share for one case; with sampled labels the highest over the draws of each of the cohort's places.
+
+        The cohort's labels were drawn one case after the other from one generator: so are these, from the same one.
+        """
         labels = self.made.fisher_labels
-        squares = fisher.diagonal(
-            self.net,
-            [(case.image, case.label)],
-            self.made.fisher,
-            labels=labels,  # type: ignore[arg-type]  # one of the two words
-            generator=torch.Generator().manual_seed(self.recipe.seed),
-        )
-        if self.site.policy.fisher == "channel":
-            squares = outbound.coarse("channel", squares)
-        return attacks.domination(self.made.fisher, self.fisher_cases, squares)
+        draws = torch.Generator().manual_seed(self.recipe.draws)
+        best = 0.0
+        for _ in range(self.fisher_cases if labels == "sampled" else 1):
+            squares = fisher.diagonal(
+                self.net,
+                [(case.image, case.label)],
+                self.made.fisher,
+                labels=labels,  # type: ignore[arg-type]  # one of the two words
+                generator=draws,
+            )
+            if self.site.policy.fisher == "channel":
+                squares = outbound.coarse("channel", squares)
+            best = max(best, attacks.domination(self.made.fisher, self.fisher_cases, squares))
+        return best
 
     def inversion(self, steps: int) -> Drawn:
         """Draw the first training patient's image back from the gradient that a far adaptation would send of it alone.

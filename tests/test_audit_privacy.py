@@ -10,7 +10,7 @@ from commandline import command
 from pages import keys, named, tables
 from small import PATCH, campaign, hospitals
 
-from fedmerge import losses, nets, params, partition, tasks, training, wire
+from fedmerge import fisher, losses, nets, params, partition, tasks, training, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError
 from fedmerge.privacy import attacks
@@ -66,11 +66,11 @@ def with_policy(made, lines):
 def test_a_plain_fisher_gives_its_cohort_away(made, tmp_path, capsys):
     """Five members, four others, an area of 1: above the threshold, and the command ends with 1."""
     code, told = audited(made, tmp_path / "audit", "--threshold", "0.9")
-    loss, lira, fisher = told["attacks"]
+    loss, lira, domination = told["attacks"]
     assert code == 1
-    assert (fisher["auc"], fisher["tpr"], fisher["fpr"], fisher["verdict"]) == (1.0, 1.0, 0.0, "above")
-    assert (fisher["members"], fisher["others"], loss["members"]) == (5, 4, 8)
-    assert fisher["least_fpr"] == 0.25
+    assert (domination["auc"], domination["tpr"], domination["fpr"], domination["verdict"]) == (1.0, 1.0, 0.0, "above")
+    assert (domination["members"], domination["others"], loss["members"]) == (5, 4, 8)
+    assert domination["least_fpr"] == 0.25
     assert (lira["verdict"], lira["auc"]) == ("not run", None)
     out = capsys.readouterr().out
     assert "Fisher domination" in out
@@ -92,6 +92,21 @@ def test_means_over_channels_give_the_cohort_away_too(made, tmp_path):
     code, told = audited(made, tmp_path / "audit", campaign=with_policy(made, 'fisher = "channel"'))
     assert (code, told["threshold"], told["fisher"]) == (1, 0.5, "observed")
     assert told["attacks"][2]["tpr"] == 1.0
+
+
+def test_labels_that_were_sampled_with_a_known_seed_hide_nobody(made, tmp_path):
+    """With the draws of the task every member is found; with other draws none reaches a share of 1."""
+    site = config.from_campaign(made[0], "north", work=tmp_path)
+    found, own = wire.read(made[1]), source.parts(site, (PATCH,) * 3)["train"][:5]
+    net = nets.build(NET, in_channels=1, out_channels=2, seed=1)
+    params.load(net, found.weights)
+    cohort, draws = [(case.image, case.label) for case in own], torch.Generator().manual_seed(7)
+    sampled = fisher.diagonal(net, cohort, found.fisher, labels="sampled", generator=draws)
+    found = replace(found, fisher=sampled, fisher_labels="sampled")
+    same, other = (attack.Audit(site, found, recipe(draws=seed)) for seed in (7, 8))
+    told = same.membership()[2].roc
+    assert (told.auc, told.tpr, told.members) == (1.0, 1.0, 5)
+    assert all(same._held(case) == 1.0 > other._held(case) for case in own)
 
 
 def test_reference_models_and_an_image_from_the_gradient(made, tmp_path):

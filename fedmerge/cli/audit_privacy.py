@@ -48,7 +48,8 @@ def audit_privacy(
         float | None,
         typer.Option("--threshold", min=0.0, max=1.0, help="AUC that is tolerated; else the policy's max_attack_auc."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of reference models, sampled labels and inversion.")] = 0,
+    chain: Annotated[int, typer.Option("--chain", min=0, help="Chain of the run that the contribution is of.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of reference models and inversion.")] = 0,
 ) -> None:
     """Attack a site's contribution with its own patients; ends with 1 where an attack works better than allowed."""
     if out.exists() and not out.is_dir():
@@ -62,18 +63,18 @@ def audit_privacy(
         progress.shown(bool(context.obj)),
         tempfile.TemporaryDirectory() as work,
     ):
-        from fedmerge import wire
+        from fedmerge import devices, wire
         from sites import attack
 
         read, who = asked(campaign, site, home, data, Path(work))
-        made = wire.read(contribution)
-        audit = attack.Audit(who, made, recipe(read, made.cases, seed))
-        findings = audit.membership(references)
-        drawn = audit.inversion(inversion) if inversion else None
+        made, named = wire.read(contribution), hashlib.sha256(contribution.read_bytes()).hexdigest()
+        with devices.threads(read.threads):
+            audit = attack.Audit(who, made, recipe(read, made.cases, site, chain, seed))
+            findings = audit.membership(references)
+            drawn = audit.inversion(inversion) if inversion else None
     tolerated = who.policy.max_attack_auc if threshold is None else threshold
     out.mkdir(parents=True, exist_ok=True)
-    table = report(audit, findings, drawn, tolerated)
-    table["contribution"] = f"sha256:{hashlib.sha256(contribution.read_bytes()).hexdigest()}"
+    table = report(audit, findings, drawn, tolerated) | {"contribution": f"sha256:{named}"}
     (out / "audit.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     screen.table(HEADING, rows(table), left=1, colours=COLOURS)
     for told in table["attacks"]:
@@ -111,15 +112,17 @@ def asked(path: Path, name: str, home: Path | None, data: Path | None, work: Pat
     return plan.read(path, deployed=True), config.from_file(found.site_file)
 
 
-def recipe(plan: "Plan", trained_on: int, seed: int) -> "Recipe":
+def recipe(plan: "Plan", trained_on: int, site: str, chain: int, seed: int) -> "Recipe":
     """What the plan says of how a source with so many cases trains."""
     from fedmerge.training import Settings
+    from server.training import seed_of
     from sites.attack import Recipe
 
     return Recipe(
         patch=plan.patch,
         settings=Settings(**plan.train.settings(trained_on)),
         fisher_cases=plan.train.fisher_cases,
+        draws=seed_of(plan.seed, chain, site),
         seed=seed,
         buffers=plan.buffers,
         precision=plan.precision,

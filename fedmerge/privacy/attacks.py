@@ -122,7 +122,7 @@ def domination(fisher: Mapping[str, Tensor], n: int, squares: Mapping[str, Tenso
     """The share of coordinates in which n F_j >= g_j^2.
 
     F is a mean over n cases of squared gradients, none of them negative, so for a case of the cohort it holds in every
-    coordinate. That is exact where F and g have the same observed labels; with sampled labels the draws differ.
+    coordinate. That is exact where F and g have the same labels: observed ones, or samples of the same draws.
 
     Args:
         fisher: the plain diagonal Fisher, name -> tensor.
