@@ -15,8 +15,8 @@ from fedmerge import answers, devices, fisher, losses, nets, params, partition, 
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, DataError
 from fedmerge.params import Params
-from fedmerge.privacy import attacks, inversion
-from fedmerge.privacy.attacks import Array, Roc
+from fedmerge.privacy import attacks, inversion, separation
+from fedmerge.privacy.separation import Array, Roc
 from sites import cases, outbound
 from sites.cases import Found, Loaded
 from sites.config import Site
@@ -146,7 +146,7 @@ class Audit:
         return loss, nll
 
     def _roc(self, scores: Array) -> Roc:
-        return attacks.roc(scores[: len(self.members)], scores[len(self.members) :])
+        return separation.roc(scores[: len(self.members)], scores[len(self.members) :])
 
     def _lira(self, observed: Array, references: int) -> Array:
         """Scores by reference models on halves of all patients, each half with its complement.
@@ -189,7 +189,7 @@ class Audit:
             [max(self._held(case) for case in patient) for patient in group.values()]
             for group in (self.cohort, self.others)
         )
-        return Finding(name, attacks.roc(inside, outside))
+        return Finding(name, separation.roc(inside, outside))
 
     def _held(self, case: Loaded) -> float:
         """The share for one case; with sampled labels the highest over the draws of each of the cohort's places.

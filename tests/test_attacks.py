@@ -11,7 +11,7 @@ from torch import nn
 
 from fedmerge import fisher, training
 from fedmerge.errors import DataError
-from fedmerge.privacy import attacks
+from fedmerge.privacy import attacks, separation
 
 NAMES = (*FUSABLE, *NORMS)
 
@@ -29,7 +29,7 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order():
     draw = np.random.default_rng(0)
     members, others = draw.normal(0.4, 1, 23).round(1), draw.normal(0, 1, 31).round(1)
     pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in members for b in others]
-    found = attacks.roc(members, others)
+    found = separation.roc(members, others)
     assert found.auc == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
     assert (found.members, found.others) == (23, 31)
 
@@ -37,16 +37,16 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order():
 def test_the_rate_of_true_positives_is_that_at_the_threshold_which_lets_one_in_a_hundred_through():
     """Of 200 others two are let through, and no third."""
     others = np.arange(200.0)
-    found = attacks.roc([197.0, 197.5, 198.5, 500.0], others)
+    found = separation.roc([197.0, 197.5, 198.5, 500.0], others)
     assert found.fpr == 0.01
     assert found.tpr == 0.75
     assert found.least_fpr == 0.005
-    assert found.tpr_interval == attacks.clopper_pearson(3, 4)
+    assert found.tpr_interval == separation.clopper_pearson(3, 4)
 
 
 def test_few_patients_say_which_rate_they_can_show():
     """With eight others the threshold is the highest of them: no false positive, and the next rate is one in eight."""
-    found = attacks.roc([9.0, 6.5, 0.0], np.arange(8.0))
+    found = separation.roc([9.0, 6.5, 0.0], np.arange(8.0))
     assert (found.fpr, found.least_fpr, found.tpr) == (0.0, 0.125, pytest.approx(1 / 3))
 
 
@@ -61,7 +61,7 @@ def test_few_patients_say_which_rate_they_can_show():
 )
 def test_the_exact_interval_of_a_share_is_that_of_the_tables(hits, trials, low, high):
     """Clopper and Pearson at 95 %."""
-    assert attacks.clopper_pearson(hits, trials) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
+    assert separation.clopper_pearson(hits, trials) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
 
 
 @pytest.mark.parametrize("auc", [0.0, 0.5, 0.73, 1.0])
@@ -69,11 +69,11 @@ def test_the_ends_of_the_area_s_interval_solve_its_equation(auc):
     """|theta - auc| = z sqrt(V(theta)); also a perfect attack on few patients is not certain."""
     m, n = 8, 12
     k = (m + n) / 2 - 1
-    for theta in attacks.auc_interval(auc, m, n):
+    for theta in separation.auc_interval(auc, m, n):
         shape = 1 + k * (1 - theta) / (2 - theta) + k * theta / (1 + theta)
         variance = theta * (1 - theta) * shape / (m * n)
         assert abs(theta - auc) == pytest.approx(norm.ppf(0.975) * math.sqrt(variance), abs=1e-6)
-    assert attacks.auc_interval(1.0, m, n)[0] < 0.85
+    assert separation.auc_interval(1.0, m, n)[0] < 0.85
 
 
 def test_the_area_s_interval_holds_the_truth_as_often_as_it_says():
@@ -81,7 +81,7 @@ def test_the_area_s_interval_holds_the_truth_as_often_as_it_says():
     draw, shift = np.random.default_rng(1), math.sqrt(2) * norm.ppf(0.7)
     held = 0
     for _ in range(400):
-        low, high = attacks.roc(draw.normal(shift, 1, 15), draw.normal(0, 1, 15)).auc_interval
+        low, high = separation.roc(draw.normal(shift, 1, 15), draw.normal(0, 1, 15)).auc_interval
         held += low <= 0.7 <= high
     assert held / 400 > 0.93
 
@@ -113,9 +113,9 @@ def test_the_likelihood_ratio_sees_what_the_loss_does_not():
     saw = np.arange(8)[:, None] % 2 == np.arange(n) % 2
     references = hard + draw.normal(0, 1, (8, n)) + 2.0 * saw
     observed = hard + draw.normal(0, 1, n) + 2.0 * (np.arange(n) < n // 2)
-    plain = attacks.roc(observed[: n // 2], observed[n // 2 :]).auc
+    plain = separation.roc(observed[: n // 2], observed[n // 2 :]).auc
     score = attacks.lira(observed, references, saw)
-    found = attacks.roc(score[: n // 2], score[n // 2 :]).auc
+    found = separation.roc(score[: n // 2], score[n // 2 :]).auc
     assert plain == pytest.approx(norm.cdf(2 / math.sqrt(2 * (25 + 1))), abs=0.04)
     assert found == pytest.approx(norm.cdf(2 / math.sqrt(2 * (1 + 1 / 4))), abs=0.03)  # .61 against .90
 
@@ -154,10 +154,10 @@ def test_a_model_that_memorises_is_caught_and_one_that_never_saw_them_is_not():
     loss = lambda logits, labels: -fisher.log_likelihood(logits, labels).mean() / 36  # noqa: E731
     training.train(net, lambda step: (x, y), training.Settings(steps=150, lr=1e-2), seed=0, device="cpu",
                    precision="float32", loss=loss)  # fmt: skip
-    caught = attacks.roc(attacks.loss_threshold(losses(net, members)), attacks.loss_threshold(losses(net, others)))
+    caught = separation.roc(attacks.loss_threshold(losses(net, members)), attacks.loss_threshold(losses(net, others)))
     assert caught.auc > 0.99
     assert caught.auc_interval[0] > 0.6
-    unseen = attacks.roc(attacks.loss_threshold(losses(net, strangers)), attacks.loss_threshold(losses(net, others)))
+    unseen = separation.roc(attacks.loss_threshold(losses(net, strangers)), attacks.loss_threshold(losses(net, others)))
     assert unseen.auc_interval[0] < 0.5 < unseen.auc_interval[1]
 
 
@@ -174,7 +174,7 @@ def test_the_plain_fisher_of_a_cohort_dominates_each_member_in_every_coordinate(
         assert all((ratio > -1e-3) == (name == "members") for ratio in ratios)
     assert held["members"] == [1.0] * 6
     assert max(held["others"]) < 1.0
-    assert attacks.roc(held["members"], held["others"]).auc == 1.0
+    assert separation.roc(held["members"], held["others"]).auc == 1.0
 
 
 def test_domination_counts_coordinates():
@@ -190,9 +190,9 @@ def audited(noise, runs=2000, delta=1e-5, seed=0):
     draw = np.random.default_rng(seed)
     members, others = 1.0 + noise * draw.normal(0, 1, runs), noise * draw.normal(0, 1, runs)
     half = runs // 2
-    threshold = attacks.best_threshold(members[:half:10], others[:half:10], delta)
-    told = attacks.counts(members[half:], others[half:], threshold)
-    return attacks.epsilon_lower_bound(told.tp, told.fn, told.fp, told.tn, delta)
+    threshold = separation.best_threshold(members[:half:10], others[:half:10], delta)
+    told = separation.counts(members[half:], others[half:], threshold)
+    return separation.epsilon_lower_bound(told.tp, told.fn, told.fp, told.tn, delta)
 
 
 def accounted(noise, delta=1e-5):
@@ -223,19 +223,19 @@ def test_the_same_attack_fails_a_mechanism_without_noise():
 
 def test_the_bound_on_epsilon_by_hand():
     """90 of 100 found at 10 of 100 false: log(lower end / upper end); a coin gives nothing, turned or not."""
-    low, high = attacks.clopper_pearson(90, 100)[0], attacks.clopper_pearson(10, 100)[1]
-    assert attacks.epsilon_lower_bound(90, 10, 10, 90, 0.0) == pytest.approx(math.log(low / high))
-    assert attacks.epsilon_lower_bound(50, 50, 50, 50, 0.0) == 0.0
-    assert attacks.epsilon_lower_bound(50, 950, 1, 999, 0.0) == pytest.approx(
-        math.log(attacks.clopper_pearson(50, 1000)[0] / attacks.clopper_pearson(1, 1000)[1])
+    low, high = separation.clopper_pearson(90, 100)[0], separation.clopper_pearson(10, 100)[1]
+    assert separation.epsilon_lower_bound(90, 10, 10, 90, 0.0) == pytest.approx(math.log(low / high))
+    assert separation.epsilon_lower_bound(50, 50, 50, 50, 0.0) == 0.0
+    assert separation.epsilon_lower_bound(50, 950, 1, 999, 0.0) == pytest.approx(
+        math.log(separation.clopper_pearson(50, 1000)[0] / separation.clopper_pearson(1, 1000)[1])
     )
 
 
 def test_scores_that_are_no_numbers_are_refused():
     """An attack on nobody, or with a loss that is NaN, has no area."""
     with pytest.raises(DataError, match="others"):
-        attacks.roc([1.0], [])
+        separation.roc([1.0], [])
     with pytest.raises(DataError, match="members"):
-        attacks.roc([math.nan], [1.0])
+        separation.roc([math.nan], [1.0])
     with pytest.raises(DataError, match="none of one kind"):
-        attacks.epsilon_lower_bound(0, 0, 1, 1, 0.0)
+        separation.epsilon_lower_bound(0, 0, 1, 1, 0.0)

@@ -13,7 +13,7 @@ from small import PATCH, campaign, hospitals
 from fedmerge import fisher, losses, nets, params, partition, tasks, training, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError
-from fedmerge.privacy import attacks
+from fedmerge.privacy import separation
 from sites import attack, config, outbound, source
 from sites import home as homes
 from sites import tables as site_tables
@@ -122,7 +122,7 @@ def test_reference_models_and_an_image_from_the_gradient(made, tmp_path):
     assert set(keys(PAGE, "audit.json")) == told.keys()
     assert set(keys(PAGE, "attacks")) == lira.keys()
     (verdicts,) = [rows for title, rows in tables(PAGE) if title == "Reading the table"]
-    assert {named(row[0])[0]: row[1] for row in verdicts} == attacks.VERDICTS
+    assert {named(row[0])[0]: row[1] for row in verdicts} == separation.VERDICTS
 
 
 def test_the_losses_are_those_of_the_contribution_s_weights(made, tmp_path):
@@ -139,7 +139,7 @@ def test_the_losses_are_those_of_the_contribution_s_weights(made, tmp_path):
             [-losses.dice_ce()(net(case.image[None]), case.label[None]).item() for case in own[part]]
             for part in ("train", "test")
         )
-    assert audit.membership()[0].roc == attacks.roc(inside, outside)
+    assert audit.membership()[0].roc == separation.roc(inside, outside)
 
 
 def recipe(**changes):
@@ -211,10 +211,10 @@ def test_the_threshold_of_a_policy_is_an_area():
 
 def test_verdicts_look_at_the_interval_too():
     """Above, below with all of the interval, and otherwise too few patients to tell."""
-    found = attacks.roc(np.arange(10.0), np.arange(10.0) + 0.5)
+    found = separation.roc(np.arange(10.0), np.arange(10.0) + 0.5)
     low, high = found.auc_interval
     assert low < found.auc < high
-    told = [attacks.verdict(found, threshold) for threshold in (found.auc - 0.01, found.auc + 0.01, high)]
+    told = [separation.verdict(found, threshold) for threshold in (found.auc - 0.01, found.auc + 0.01, high)]
     assert told == ["above", "too few to tell", "below"]
 
 

@@ -131,12 +131,12 @@ def recipe(plan: "Plan", trained_on: int, site: str, chain: int, seed: int) -> "
 
 def report(audit: "Audit", findings: "list[Finding]", drawn: "Drawn | None", threshold: float) -> dict[str, Any]:
     """What `audit.json` holds, as docs/attacks.md has it."""
-    from fedmerge.privacy import attacks
+    from fedmerge.privacy import separation
 
     told = []
     for finding in findings:
         found = dataclasses.asdict(finding.roc) if finding.roc else dict.fromkeys(roc_keys())
-        verdict = attacks.verdict(finding.roc, threshold) if finding.roc else "not run"
+        verdict = separation.verdict(finding.roc, threshold) if finding.roc else "not run"
         told.append({"attack": finding.attack, **found, "verdict": verdict, "why": finding.why})
     inversion = None
     if drawn is not None:
@@ -159,7 +159,7 @@ def likeness(found: "Likeness") -> dict[str, float | None]:
 
 def roc_keys() -> list[str]:
     """The numbers of an attack, in their order."""
-    from fedmerge.privacy.attacks import Roc
+    from fedmerge.privacy.separation import Roc
 
     return [field.name for field in dataclasses.fields(Roc)]
 
