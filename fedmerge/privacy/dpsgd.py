@@ -1,0 +1,287 @@
+"""DP-SGD whose unit is the patient (Abadi et al. 2016, algorithm 1).
+
+A step draws each patient with probability q, independently of the others. Each drawn patient has one backward pass
+over all its cases; that gradient, over all trained parameters together, is scaled down to the norm C at most. Then
+
+    g = (sum_i g_i min(1, C / |g_i|) + sigma C N(0, 1)) / (q n)
+
+is what the optimiser gets, AdamW or any other: from here on everything is post-processing. q n is a constant that
+everybody may know; the number of patients drawn is not, and a step that draws nobody is a step on noise.
+
+One patient more or less changes the sum by at most C, because nothing else in a step looks at more than one patient.
+That is why layers that do, batch norm above all, are refused; why all patients of a step share a dropout mask, which
+is a function of seed and step; why a gradient that is not finite counts as zero and does not stop the training; and
+why there is no validation: to keep the best epoch, or to stop early, is to tell what private cases said. For the same
+reason no loss is recorded.
+
+A checkpoint holds weights, optimiser and step, and a digest of settings, mechanism and data, but no key and no state
+of the noise. A training that goes on draws new patients and new noise for the steps that it makes again, so that no
+noise ever covers two different sums, and what is released at the end is distributed as if nothing had happened. Two
+runs are therefore never equal. With other data, it is refused.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fedmerge import checkpoint as disk
+from fedmerge import devices, dropout, losses, optimiser, params, schedules
+from fedmerge.errors import ConfigError, NetError
+from fedmerge.privacy import noise
+from fedmerge.privacy.noise import Stream, Streams
+from fedmerge.records import History, Record, Settings
+from fedmerge.training import Through
+
+Patient = Sequence[tuple[Tensor, Tensor]]  # images (C, *S) float32, labels (1, *S) or () int64
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """What a step does to the patients.
+
+    Attributes:
+        rate: q, the probability with which a step draws a patient.
+        noise_multiplier: sigma, the noise's standard deviation in units of `clip`.
+        clip: C, the largest norm of a patient's gradient; inf only without noise.
+        patients: n, a number that everybody may know; q n is what a sum is divided by.
+    """
+
+    rate: float
+    noise_multiplier: float
+    clip: float
+    patients: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise ConfigError(f"the sampling rate expected a number above 0 and at most 1, got {self.rate}")
+        if not self.noise_multiplier >= 0 or math.isinf(self.noise_multiplier):
+            raise ConfigError(f"the noise multiplier expected a number of at least 0, got {self.noise_multiplier}")
+        if not self.clip > 0 or (math.isinf(self.clip) and self.noise_multiplier > 0):
+            raise ConfigError(f"the norm to clip to expected a finite positive number, got {self.clip}")
+        if self.patients < 1:
+            raise ConfigError(f"patients expected at least 1, got {self.patients}")
+
+
+def draw(patients: int, rate: float, stream: Stream) -> list[int]:
+    """Who is in a step: each of 0..patients - 1 with probability `rate`, independently (Poisson sampling)."""
+    return (stream.uniforms(patients) < rate).nonzero().flatten().tolist()
+
+
+def clipped_sum(gradients: Iterable[Sequence[Tensor | None]], like: Sequence[Tensor], clip: float) -> list[Tensor]:
+    """sum_i g_i min(1, C / |g_i|), the norm over all parameters together.
+
+    Args:
+        gradients: for each patient a gradient of each parameter; None stands for zeros.
+        like: the parameters.
+        clip: C.
+
+    Returns:
+        a float64 tensor for each parameter, on its device. A gradient with a number that is not finite adds nothing.
+    """
+    total = [torch.zeros_like(p, dtype=torch.float64, requires_grad=False) for p in like]
+    for gradient in gradients:
+        norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradient if g is not None))
+        if not math.isfinite(norm):
+            continue
+        factor = min(1.0, clip / norm) if norm > 0 else 1.0
+        for there, g in zip(total, gradient, strict=True):
+            if g is not None:
+                there.add_(g.double(), alpha=factor)
+    return total
+
+
+def add_noise(total: Sequence[Tensor], std: float, stream: Stream) -> None:
+    """Add independent normal numbers of this standard deviation to every number, in place."""
+    if std == 0:
+        return
+    for value in total:
+        value.add_(stream.normals(value.numel()).view(value.shape).to(value.device), alpha=std)
+
+
+def released(
+    gradient: Callable[[int], Sequence[Tensor | None]], like: Sequence[Tensor], mechanism: Mechanism, people: int,
+    stream: Stream,
+) -> list[Tensor]:  # fmt: skip
+    """The noised mean of one step: all that anybody ever learns of the patients in it.
+
+    Args:
+        gradient: of the mean loss over a patient's cases, for the k-th of `people`.
+        like: the parameters.
+        mechanism: the draw, the norm and the noise.
+        people: how many patients there really are, which nobody outside need know.
+        stream: of this step alone.
+
+    Returns:
+        a float64 tensor for each parameter.
+    """
+    drawn = draw(people, mechanism.rate, stream)
+    total = clipped_sum((gradient(k) for k in drawn), like, mechanism.clip)
+    add_noise(total, mechanism.noise_multiplier * mechanism.clip if mechanism.noise_multiplier else 0.0, stream)
+    expected = mechanism.rate * mechanism.patients
+    return [value / expected for value in total]
+
+
+def train(
+    net: nn.Module,
+    patients: Sequence[Patient],
+    settings: Settings,
+    mechanism: Mechanism,
+    *,
+    seed: int,
+    rates: Mapping[str, float] | None = None,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    loss: losses.Loss | None = None,
+    through: Through | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 0,
+    progress: Callable[[Record], None] | None = None,
+    unsafe_seed: int | None = None,
+) -> History:
+    """Train for exactly `settings.steps` steps, from `checkpoint` where that file exists; the last weights stay.
+
+    Args:
+        net: trained in place.
+        patients: each with all its cases, of one size.
+        settings: how to train; its `batch_size` says nothing here, `mechanism` does.
+        mechanism: what a step does to the patients.
+        seed: of the dropout masks; no secret.
+        rates: as for `training.Run`.
+        device: as for `training.Run`.
+        precision: as for `training.Run`.
+        loss: as for `training.Run`; a mean over its images.
+        through: as for `training.Run`. What it adds to the loss is clipped with it, and may be made of the patient's
+            images and of received models.
+        checkpoint: file to save to every `checkpoint_every` steps, and after the last one.
+        checkpoint_every: 0: after the last step only.
+        progress: called with a record without a loss.
+        unsafe_seed: for tests and simulations only: **whoever knows it can take all noise off the model.** None: keys
+            from the operating system.
+
+    Raises:
+        ConfigError: the settings validate, stop early, average or clip by themselves, or there is no patient; or the
+            checkpoint is another run's.
+        NetError: a layer looks at several cases at once, or a name is not the net's.
+    """
+    check(net, settings)
+    if not patients:
+        raise ConfigError("expected at least one patient to train on, got none")
+    where = devices.resolve(device)
+    dtype = devices.precision(where, precision)
+    devices.place(net, where)
+    own = dict(net.named_parameters())
+    before = {name: p.requires_grad for name, p in own.items()}
+    rates = dict.fromkeys(own, settings.lr) if rates is None else dict(rates)
+    trained = optimiser.open_gradients(own, rates)
+    adamw = optimiser.adamw(own, rates, settings.weight_decay)
+    layers, masks = dropout.active(net), torch.Generator(where)
+    loss = losses.dice_ce() if loss is None else loss
+    through = through or (lambda net, x, step: (net(x), None))
+    facts = {
+        "settings": asdict(settings), "mechanism": asdict(mechanism), "seed": seed, "rates": rates,
+        "shapes": params.shapes(net), "data": digest(patients),
+    }  # fmt: skip
+    identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    streams: Streams = noise.fresh() if unsafe_seed is None else noise.repeatable(unsafe_seed, identity)
+    began = 0
+    if checkpoint is not None and checkpoint.exists():
+        began = _restore(checkpoint, identity, net, own, adamw)
+    clock, was = time.perf_counter(), net.training
+    records: list[Record] = []
+
+    def gradient(k: int, step: int) -> Sequence[Tensor | None]:
+        x, y = (torch.stack(parts).to(where) for parts in zip(*patients[k], strict=True))
+        if layers:
+            masks.manual_seed(dropout.number(seed, step))  # one mask for all patients of a step
+        with torch.autocast(where.type, dtype) if dtype is not None else nullcontext():
+            logits, more = through(net, x, step)
+        total = loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), y)
+        total = total if more is None else total + more
+        return torch.autograd.grad(total, trained, allow_unused=True)
+
+    net.train()
+    with dropout.drawn_from(layers, masks), devices.same_kernels(where):
+        for step in range(began, settings.steps):
+            s = settings
+            factor = schedules.factor(s.schedule, step, max(1, s.steps), final=s.final, cycles=s.cycles)
+            lr = optimiser.scale(adamw, factor)
+            mean = released(lambda k, step=step: gradient(k, step), trained, mechanism, len(patients), streams(step))
+            for p, value in zip(trained, mean, strict=True):
+                p.grad = optimiser.like(p, value)
+            adamw.step()
+            done = step + 1
+            if checkpoint is not None and (done == s.steps or (checkpoint_every and done % checkpoint_every == 0)):
+                _save(checkpoint, identity, net, own, adamw, done)
+            if progress is not None and (done == s.steps or done % max(1, s.steps // 20) == 0):
+                records.append(Record(done, None, lr, None, time.perf_counter() - clock))
+                progress(records[-1])
+    net.train(was)
+    for name, p in own.items():
+        p.requires_grad_(before[name])
+        p.grad = None
+    return History(tuple(records), settings.steps, settings.steps, time.perf_counter() - clock)
+
+
+def check(net: nn.Module, settings: Settings) -> None:
+    """Refuse what would tell of a patient past clipping and noise.
+
+    Raises:
+        ConfigError: the settings validate, stop early, average the weights, or clip the sum once more.
+        NetError: a layer looks at several cases at once, or keeps running statistics of them.
+    """
+    for name, why in (
+        ("validate_every", "the choice of an epoch tells what private cases said; all steps are made"),
+        ("patience", "to stop early tells what private cases said; all steps are made"),
+        ("clip_norm", "each patient's gradient is clipped by itself"),
+        ("ema", "no average of the weights is kept"),
+    ):
+        if value := getattr(settings, name):
+            raise ConfigError(f"with differential privacy {name} expected 0, got {value}: {why}")
+    for name, module in net.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and (
+            isinstance(module, nn.modules.batchnorm._BatchNorm) or module.track_running_stats
+        ):
+            raise NetError(
+                f"'{name}' is a {type(module).__name__}, which keeps statistics of all cases that it sees: "
+                "expected a net without such layers where patients are protected one by one"
+            )
+
+
+def digest(patients: Sequence[Patient]) -> str:
+    """SHA-256 over all images and labels, patient by patient, in hexadecimal digits."""
+    total = hashlib.sha256()
+    for patient in patients:
+        total.update(f"patient {len(patient)}".encode())
+        for value in (tensor for case in patient for tensor in case):
+            total.update(f"{tuple(value.shape)} {value.dtype}\0".encode())
+            total.update(value.contiguous().numpy().data)
+    return total.hexdigest()
+
+
+def _save(
+    path: Path, identity: str, net: nn.Module, own: Mapping[str, nn.Parameter], adamw: torch.optim.Optimizer, step: int
+) -> None:
+    kinds = {"weights": own, "buffers": dict(net.named_buffers()), **optimiser.state(adamw, own)}
+    disk.write(path, kinds, {"identity": identity, "step": step})
+
+
+def _restore(
+    path: Path, identity: str, net: nn.Module, own: Mapping[str, nn.Parameter], adamw: torch.optim.Optimizer
+) -> int:
+    """How many steps are done."""
+    kinds, facts = disk.read(path)
+    if facts.get("identity") != identity:
+        raise ConfigError(f"{path} was saved with other data, another net, seed, mechanism or other settings")
+    params.load(net, kinds.pop("weights"))
+    for name, value in kinds.pop("buffers", {}).items():
+        net.get_buffer(name).copy_(value)
+    optimiser.restore(adamw, own, kinds)
+    return int(facts["step"])
