@@ -9,8 +9,8 @@ from torch import nn
 
 from fedmerge import checkpoint, params
 from fedmerge.errors import ConfigError, NetError
-from fedmerge.privacy import dpsgd, noise
-from fedmerge.privacy.dpsgd import Mechanism
+from fedmerge.privacy import dpsgd, mechanism, noise
+from fedmerge.privacy.mechanism import Mechanism
 from fedmerge.records import Settings
 
 SGD = Settings(steps=1, lr=0.1)
@@ -87,10 +87,10 @@ def test_a_patient_less_changes_the_sum_by_at_most_the_clipping_norm(kind, clip,
     patients = people(4, 3 if kind == "3D" else 2) + people(2, 3 if kind == "3D" else 2, seed=1, scale=scale)
     gradients = [gradient(net, patient) for patient in patients]
     like = list(net.parameters())
-    everyone = flat(dpsgd.clipped_sum(gradients, like, clip))
+    everyone = flat(mechanism.clipped_sum(gradients, like, clip))
     moved = []
     for k in range(len(patients)):
-        others = flat(dpsgd.clipped_sum(gradients[:k] + gradients[k + 1 :], like, clip))
+        others = flat(mechanism.clipped_sum(gradients[:k] + gradients[k + 1 :], like, clip))
         moved.append(float((everyone - others).norm()))
     assert everyone.isfinite().all()
     assert max(moved) <= clip * (1 + 1e-9)
@@ -102,7 +102,7 @@ def test_without_clipping_a_patient_moves_the_sum_farther():
     net = Steep()
     gradients = [gradient(net, patient) for patient in people(3)]
     like = list(net.parameters())
-    whole, less = (flat(dpsgd.clipped_sum(g, like, math.inf)) for g in (gradients, gradients[1:]))
+    whole, less = (flat(mechanism.clipped_sum(g, like, math.inf)) for g in (gradients, gradients[1:]))
     assert float((whole - less).norm()) > 100
 
 
@@ -111,11 +111,11 @@ def test_a_gradient_that_is_not_finite_counts_as_zero():
     like = [torch.zeros(2), torch.zeros(1)]
     sound = [torch.tensor([3.0, 0.0]), torch.tensor([4.0])]
     for bad in (math.inf, math.nan):
-        total = dpsgd.clipped_sum([sound, [torch.tensor([bad, 0.0]), None]], like, 1.0)
+        total = mechanism.clipped_sum([sound, [torch.tensor([bad, 0.0]), None]], like, 1.0)
         torch.testing.assert_close(flat(total), torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64))
 
 
-def seen(net, patients, mechanism, settings=SGD, **options):
+def seen(net, patients, how, settings=SGD, **options):
     """The gradient that the optimiser gets in the first step of a training, and the net."""
     got = []
 
@@ -129,7 +129,7 @@ def seen(net, patients, mechanism, settings=SGD, **options):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dpsgd.optimiser, "adamw", sgd)
-        dpsgd.train(net, patients, settings, mechanism, seed=0, device="cpu", precision="float32", loss=loss, **options)
+        dpsgd.train(net, patients, settings, how, seed=0, device="cpu", precision="float32", loss=loss, **options)
     return got[0]
 
 
@@ -160,23 +160,23 @@ def test_the_noise_of_the_sum_has_the_standard_deviation_sigma_times_the_norm():
     sigma, clip = 1.5, 0.3
     like = [torch.zeros(100, 100), torch.zeros(10_000)]
     zeros = [torch.zeros_like(p) for p in like]
-    mechanism = Mechanism(0.5, sigma, clip, 10)
-    noised = dpsgd.released(lambda k: zeros, like, mechanism, 10, noise.repeatable(0, "test")(0))
-    total = flat(noised) * mechanism.rate * mechanism.patients
+    how = Mechanism(0.5, sigma, clip, 10)
+    noised = mechanism.released(lambda k: zeros, like, how, 10, noise.repeatable(0, "test")(0))
+    total = flat(noised) * how.rate * how.patients
     assert abs(float(total.std()) / (sigma * clip) - 1) < 0.02
     assert abs(float(total.mean())) < 4 * sigma * clip / math.sqrt(20_000)
     tail = float((total.abs() > 1.96 * sigma * clip).double().mean())
     assert abs(tail - 0.05) < 0.008
-    silent = dpsgd.released(lambda k: zeros, like, Mechanism(0.5, 0.0, clip, 10), 10, noise.fresh()(0))
+    silent = mechanism.released(lambda k: zeros, like, Mechanism(0.5, 0.0, clip, 10), 10, noise.fresh()(0))
     assert float(flat(silent).std()) == 0.0  # noise that is off does not look like noise
 
 
 def test_the_noise_of_a_training_is_that_of_its_mechanism():
     """The gradient that the optimiser gets, minus the plain sum, has the standard deviation sigma C / (q n)."""
     net = make(2, width=40)
-    patients, mechanism = people(2), Mechanism(1.0, 2.0, 0.5, 2)
+    patients, how = people(2), Mechanism(1.0, 2.0, 0.5, 2)
     plain = flat(seen(make(2, width=40), patients, Mechanism(1.0, 0.0, 0.5, 2)))
-    noised = flat(seen(net, patients, mechanism, unsafe_seed=1))
+    noised = flat(seen(net, patients, how, unsafe_seed=1))
     assert len(plain) > 20_000
     assert abs(float((noised - plain).std()) / (2.0 * 0.5 / 2) - 1) < 0.025
 
@@ -187,7 +187,7 @@ def test_draws_are_independent_with_the_given_rate():
     stream = noise.repeatable(3, "draws")(0)
     drawn = torch.zeros(steps, n, dtype=torch.float64)
     for step in range(steps):
-        drawn[step, dpsgd.draw(n, rate, stream)] = 1
+        drawn[step, mechanism.draw(n, rate, stream)] = 1
     size = drawn.sum(1)
     assert abs(float(size.mean()) - n * rate) < 4 * math.sqrt(n * rate * (1 - rate) / steps)
     assert abs(float(size.var()) / (n * rate * (1 - rate)) - 1) < 0.1  # a batch of fixed size would have 0
@@ -195,7 +195,7 @@ def test_draws_are_independent_with_the_given_rate():
     assert float(table.abs().max()) < 5 / math.sqrt(steps)
     later = torch.corrcoef(torch.stack([drawn[:-1, 0], drawn[1:, 0]]))[0, 1]
     assert abs(float(later)) < 4 / math.sqrt(steps)
-    assert dpsgd.draw(5, 1.0, stream) == [0, 1, 2, 3, 4]
+    assert mechanism.draw(5, 1.0, stream) == [0, 1, 2, 3, 4]
 
 
 def test_an_empty_draw_is_a_step_on_noise():
