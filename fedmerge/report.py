@@ -65,7 +65,7 @@ def failures(lines: Iterable[Line]) -> list[str]:
 
 
 def remarks(results: Results) -> list[str]:
-    """One sentence for each source that was left out, and for each whose weights moved much farther than usual."""
+    """Sentences on sources that were left out, whose weights moved farther than usual, or who trained with noise."""
     found = []
     for one in results.get("left_out", []):
         where = "" if one["chain"] is None else f" of chain {one['chain']}"
@@ -75,6 +75,9 @@ def remarks(results: Results) -> list[str]:
             end = "; the coordinator released them" if one["verdict"] == "released" else ""
             far = f"{one['times']:.3g} times as far as the median of the other sources'"
             found.append(f"{one['site']}: the weights moved {far} in chain {one['chain']}{end}")
+    for one in results.get("privacy", []):
+        models = len(one["trainings"])
+        found.append(f"{one['site']}, {models} model{'s' * (models != 1)}: {one['sentence']}")
     for one in results.get("choices", []):
         where = f"{one['target']}, {one['target_cases']} cases, seed {one['seed']}, chain {one['chain']}"
         found.append(f"{where}: {one['sentence']}")

@@ -108,6 +108,10 @@ CHOICES: dict[str, Kind] = {
     "sentence": TEXT, "scores": TABLE, "dropped": TABLE,
 }  # fmt: skip
 
+PRIVACY: dict[str, Kind] = {
+    "site": TEXT, "epsilon": AMOUNT, "delta": SHARE, "unit": _one_of("patient"), "trainings": LIST, "sentence": TEXT,
+}  # fmt: skip
+
 
 def validate(results: Mapping[str, Any]) -> None:
     """Check that `results` has the form `fedmerge-results/1`.
@@ -132,6 +136,7 @@ def validate(results: Mapping[str, Any]) -> None:
         ("left_out", LEFT_OUT, {}),
         ("changes", CHANGES, {"way": "plain"}),
         ("choices", CHOICES, {"dropped": {}}),
+        ("privacy", PRIVACY, {}),
     ):
         for place, record in _each(key, results.get(key, [])):
             _check(place, older | record, form)

@@ -86,6 +86,9 @@ class Contribute:
 
     `way` says how (`fusion.Method.training`), with its `strength`; the contributions of the sources before, of which
     some ways make use, are in the payloads `before-0`, `before-1`, ..., their digests in `before`.
+
+    With `epsilon` or `dp_noise` the site trains with differential privacy (`fedmerge.privacy.dpsgd`), and ones stand
+    in place of the Fisher.
     """
 
     key: str
@@ -104,16 +107,33 @@ class Contribute:
     way: str = "plain"
     strength: float = 0.0
     before: tuple[str, ...] = ()
+    epsilon: float = 0.0
+    delta: float = 0.0
+    dp_clip: float = 0.0
+    dp_noise: float = 0.0
+
+    @property
+    def private(self) -> bool:
+        """Whether each patient is to be protected by noise."""
+        return self.epsilon > 0 or self.dp_noise > 0
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Training is over; the contribution is in payload `contribution`."""
+    """Training is over; the contribution is in payload `contribution`.
+
+    After a training with differential privacy `noise_multiplier`, the sampling `rate` and `steps` are its mechanism,
+    and there is no loss. Otherwise the last four are 0.
+    """
 
     cases: int
     steps: int
     seconds: float
     loss: float | None
+    epsilon: float = 0.0
+    delta: float = 0.0
+    noise_multiplier: float = 0.0
+    rate: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from fedmerge import heads, nets, params, tasks
 from fedmerge.contribution import Expected
 from fedmerge.errors import Refused
 from fedmerge.params import Params
+from fedmerge.privacy import accountant
 from server import holding, inbound
 from server.exchange import Answer, Ask, Conversation
 from server.ground import Ground, Made
@@ -67,6 +68,8 @@ def contribution(
         log.info("%s: contribution taken from the store", name)
         change = holding.change(inbound.accept(path, want, who).weights, start)
     ground.made[task.chain, name] = Made(who, path, inbound.name_of(path), change)
+    if task.private:
+        ground.noisy[task.chain, name] = ground.store.noise(task.key)
 
 
 def _asked(
@@ -109,11 +112,24 @@ def _taken(
     try:
         change = holding.change(inbound.accept(path, want, who).weights, start)
         told = tasks.from_table(tasks.Trained, answer.task, site)
+        if task.private:
+            ground.store.keep_noise(task.key, _noise(told, site))
     except Refused:
         path.unlink()
         raise
     log.info("%s: trained %d steps on %d cases in %.1f s", who, told.steps, told.cases, told.seconds)
     return ground.store.keep_contribution(task.key, path), change
+
+
+def _noise(told: tasks.Trained, site: str) -> accountant.Training:
+    """The mechanism that a site says that it has trained with.
+
+    Raises:
+        Refused: it is none.
+    """
+    if not (0 < told.rate <= 1 and told.noise_multiplier > 0):
+        raise Refused(f"{site}: expected a training with differential privacy, got one without noise")
+    return accountant.Training(told.rate, told.noise_multiplier, told.steps)
 
 
 def _more_rows(ground: Ground, kept: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -11,6 +11,7 @@ from fedmerge import answers, nets, params, partition, tasks, whole, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.params import Params
+from fedmerge.privacy.accountant import Training
 from server import inbound
 from server.plan import Plan
 from server.record import Witness
@@ -59,6 +60,7 @@ class Ground:
         made: (chain, name) -> the contribution; see `named`.
         left: (chain, site) -> why the campaign goes on without this source; chain None: in all chains.
         gone: (chain, way) -> why a chain that `auto` asked for cannot be had.
+        noisy: (chain, name) -> how what a source made was trained, where that was with differential privacy.
         ancestors: chain -> what its sites start from.
         witness: writes into the server's audit log.
     """
@@ -71,6 +73,7 @@ class Ground:
     made: dict[tuple[int, str], Made] = field(default_factory=dict)
     left: dict[tuple[int | None, str], str] = field(default_factory=dict)
     gone: dict[tuple[int, str], str] = field(default_factory=dict)
+    noisy: dict[tuple[int, str], Training] = field(default_factory=dict)
     ancestors: dict[int, Params] = field(default_factory=dict)
     witness: Witness = field(default_factory=Witness)
 

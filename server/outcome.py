@@ -3,8 +3,10 @@
 import importlib.metadata
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from fedmerge.privacy import accountant
 from server.ground import Ground
 from server.holding import Change, told
 from server.merging import Outcome
@@ -50,6 +52,21 @@ def resolved(ground: Ground) -> dict[str, Any]:
     return table
 
 
+def privacy(ground: Ground) -> list[dict[str, Any]]:
+    """What all contributions of a source together tell of a patient, a line for each that trained with noise."""
+    trainings: dict[str, list[accountant.Training]] = {}
+    for place, training in ground.noisy.items():
+        trainings.setdefault(ground.made[place].site, []).append(training)
+    delta, lines = ground.plan.train.delta, []
+    for site, own in trainings.items():
+        epsilon = accountant.epsilon(own, delta)
+        lines.append({
+            "site": site, "epsilon": accountant.round_up(epsilon), "delta": delta, "unit": "patient",
+            "trainings": [asdict(training) for training in own], "sentence": accountant.sentence(epsilon, delta),
+        })  # fmt: skip
+    return lines
+
+
 def assemble(
     ground: Ground,
     outcomes: list[Outcome],
@@ -76,6 +93,7 @@ def assemble(
              "verdict": c.verdict}
             for c in changes
         ],
+        "privacy": privacy(ground),
         "rows": [
             stage | {"contributions": {made.site: made.name for made in outcome.made}}
             for outcome in outcomes

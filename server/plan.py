@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedmerge import answers, campaign, devices, fusion, heads, nets, partition
+from fedmerge import answers, campaign, devices, fusion, heads, nets, partition, training
 from fedmerge.errors import ConfigError, FedmergeError
 from fedmerge.fusion import recipe
 from fedmerge.measures import Measure
+from fedmerge.privacy import accountant, dpsgd
 from server import stages, values
 from server.stages import Adapt, Check, Finetune, Stage, Train
 
@@ -166,7 +167,30 @@ def _checked(plan: Plan, where: str) -> Plan:
             check_method(plan, row)
     except ConfigError as error:
         raise ConfigError(f"{where}: [campaign] {error}") from None
+    if plan.train.private:
+        _check_private(plan, f"{where}: [train]")
     return plan
+
+
+def _check_private(plan: Plan, place: str) -> None:
+    """Refuse what stands against differential privacy at the sources.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    train, given = plan.train, plan.raw.get("train", {})
+    if train.epsilon and train.dp_noise:
+        raise ConfigError(f"{place} expected either epsilon or dp_noise, got both")
+    for key in ("fisher", "fisher_cases"):
+        if key in given:
+            raise ConfigError(f"{place} {key}: no Fisher leaves with differential privacy; leave the key out")
+    asked = {key: getattr(train, key) for key in ("validate_every", "patience")}
+    try:
+        like = nets.on_meta(plan.net, in_channels=1, out_channels=2)
+        dpsgd.check(like, training.Settings(steps=1, lr=1.0, clip_norm=train.clip_norm or None, **asked))
+        accountant.epsilon([accountant.Training(1.0, 1.0, 1)], train.delta, "rdp")
+    except FedmergeError as error:
+        raise ConfigError(f"{place} {error}") from None
 
 
 def check_method(plan: Plan, method: fusion.Method) -> None:
@@ -184,6 +208,9 @@ def check_method(plan: Plan, method: fusion.Method) -> None:
         raise ConfigError(f"{method.name} merges before the target's part begins: run it with fit = 'near'")
     if method.training in fusion.CHAINED and plan.schedule != "chain":
         raise ConfigError(f"{method.name} trains each source on the one before: it needs schedule = 'chain'")
+    if plan.train.private and (method.sources == "rounds" or method.training == "ewc"):
+        why = "every round is a release of its own" if method.sources == "rounds" else "it needs the sources' Fishers"
+        raise ConfigError(f"{method.name} does not go with differential privacy ([train] epsilon, dp_noise): {why}")
     if method.training != "plain" and any(member.contribution for member in plan.members):
         raise ConfigError(
             f"{method.name} trains its sources in its own way, and a given contribution cannot stand for it"

@@ -48,7 +48,8 @@ class Train(Stage):
 
     The others are for the methods of their names: `l2`, `ewc` and `mu` (FedProx) weigh a penalty, `drop` is the share
     of parameters that drop-transfer puts back, `distil` weighs the distillation of the source before, `rounds` are
-    those that the methods of federated averaging divide the steps into.
+    those that the methods of federated averaging divide the steps into. `epsilon` or `dp_noise` asks for differential
+    privacy.
     """
 
     lr: float = 3e-3
@@ -60,6 +61,15 @@ class Train(Stage):
     distil: float = 1.0
     mu: float = 0.01
     rounds: int = 5
+    epsilon: float = 0.0
+    delta: float = 1e-5
+    dp_clip: float = 1.0
+    dp_noise: float = 0.0
+
+    @property
+    def private(self) -> bool:
+        """Whether each patient is to be protected by noise."""
+        return self.epsilon > 0 or self.dp_noise > 0
 
     def strength(self, way: str) -> float:
         """What weighs a way of training."""
@@ -112,6 +122,8 @@ NARROWER: dict[str, Check] = {
     "drop": partial(values.number, most=1),
     "density": partial(values.number, positive=True, most=1),
     "rounds": partial(values.whole, least=1),
+    "delta": partial(values.number, positive=True, most=0.5),
+    "dp_clip": partial(values.number, positive=True),
     "gentle": partial(values.number, positive=True),
     "share": partial(values.number, most=1),
     "ema": partial(values.number, most=1),

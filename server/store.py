@@ -7,11 +7,13 @@ would come out the same.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fedmerge import whole
+from fedmerge.errors import Refused
+from fedmerge.privacy.accountant import Training
 
 
 def key(**ingredients: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
@@ -79,6 +81,23 @@ class Store:
     def keep_phase(self, name: str, result: Mapping[str, Any]) -> None:
         """Store the result of a finished phase."""
         whole.write(self.folder / "phases" / f"{name}.json", json.dumps(result, sort_keys=True).encode())
+
+    def keep_noise(self, name: str, training: Training) -> None:
+        """Store the mechanism of a contribution that was trained with differential privacy."""
+        self.keep_phase(f"noise-{name}", asdict(training))
+
+    def noise(self, name: str) -> Training:
+        """The mechanism of a contribution, of this run or of the earlier one that it comes from.
+
+        Raises:
+            Refused: nothing is known of it.
+        """
+        earlier = Store(self.earlier).phase(f"noise-{name}") if self.earlier else None
+        if (found := self.phase(f"noise-{name}") or earlier) is None:
+            raise Refused(f"nothing is known of the noise of the stored contribution {name}")
+        training = Training(**found)
+        self.keep_noise(name, training)
+        return training
 
     def blob(self, name: str) -> Path:
         """Where the tensors of a phase are, or will be (logits, the state of a far fit)."""

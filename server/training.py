@@ -20,6 +20,8 @@ from server.store import key
 
 log = logging.getLogger("fedmerge")
 
+PRIVATE = ("epsilon", "delta", "dp_clip", "dp_noise")
+
 
 def chain(ground: Ground, number: int, way: str = "plain") -> Conversation:
     """Each source starts from the one before it that took part; the first from the ancestor."""
@@ -159,7 +161,10 @@ def _trained(
         before=tuple(made.name for made in earlier),
     )
     task = replace(task, **(otherwise or {}))
-    task = replace(task, key=key(data=site.data, **{**tasks.to_table(task), "campaign": "", "threads": 0}))
+    if plan.train.private:
+        noisy = {name: getattr(plan.train, name) for name in PRIVATE}
+        task = replace(task, fisher="flat", fisher_cases=0, **noisy)
+    task = replace(task, key=_key(task, site.data))
     payload = {f"before-{k}": made.path for k, made in enumerate(earlier)}
     kept = before if training == "lwf" else ()
     yield from contribution(ground, task, name, ground.named(name, way), "train.contribute", start, payload, kept)
@@ -189,8 +194,16 @@ def pooled(ground: Ground, number: int, target: str) -> Conversation:
         precision=plan.precision,
     )
     data = {name: ground.sites[name].data for name in (*plan.sources, target)}
-    task = replace(task, key=key(data=data, **{**tasks.to_table(task), "campaign": "", "threads": 0}))
+    task = replace(task, key=_key(task, data))
     yield from contribution(ground, task, target, f"{POOLED}:{target}", "train.pooled", start)
+
+
+def _key(task: tasks.Contribute, data: Any) -> str:  # noqa: ANN401 - a digest, or several
+    """The name of what a task makes; without differential privacy, the one that it had before there was any."""
+    table = {**tasks.to_table(task), "campaign": "", "threads": 0}
+    if not task.private:
+        table = {name: value for name, value in table.items() if name not in PRIVATE}
+    return key(data=data, **table)
 
 
 def seed_of(seed: int, number: int, name: str) -> int:

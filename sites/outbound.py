@@ -16,6 +16,7 @@ from fedmerge import measures, parts, tasks, wire
 from fedmerge.contribution import Contribution
 from fedmerge.params import Params
 from fedmerge.tasks import CaseScore
+from sites import budget
 from sites.config import Site
 from sites.inbound import Declined
 
@@ -32,7 +33,7 @@ def contribution(site: Site, kept: Path, name: str) -> bytes | Path:
         the file, where all of it may go; else what is left of it, as bytes.
 
     Raises:
-        Declined: the policy lets no weights go, wants more cases, fewer bytes, or no further contribution.
+        Declined: the policy lets no weights go, wants more cases, fewer bytes, no further contribution, or privacy.
     """
     policy = site.policy
     if not policy.weights:
@@ -51,6 +52,7 @@ def contribution(site: Site, kept: Path, name: str) -> bytes | Path:
         data = wire.to_bytes(reduced(site, wire.read(kept, site=site.name)))
     if policy.max_bytes is not None and (size := parts.length(data)) > policy.max_bytes:
         raise Declined(f"{site.name}: policy line 'max_bytes = {policy.max_bytes}': the contribution has {size}")
+    budget.sending(site, name)
     ledger.mkdir(parents=True, exist_ok=True)
     (ledger / name).touch()
     return data
@@ -103,6 +105,16 @@ def answer(site: Site, record: Any) -> dict[str, Any]:  # noqa: ANN401 - any rec
 
 def pseudonym(site: Site, case: str) -> str:
     """A name for a case that only this site can trace back: an HMAC under a key that never leaves it."""
+    return "case-" + hmac.new(_secret(site), case.encode(), "sha256").hexdigest()[:10]
+
+
+def fingerprint(site: Site, digest: str) -> str:
+    """A digest of patients' files as it may leave where they are protected: nobody can test a guess against it."""
+    return "sha256:" + hmac.new(_secret(site), digest.encode(), "sha256").hexdigest()
+
+
+def _secret(site: Site) -> bytes:
+    """The key that never leaves."""
     path = site.work / "pseudonyms.key"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +124,7 @@ def pseudonym(site: Site, case: str) -> str:
         with suppress(FileExistsError):  # whoever comes second takes the first one's key
             path.hardlink_to(fresh)
         fresh.unlink()
-    return "case-" + hmac.new(path.read_bytes(), case.encode(), "sha256").hexdigest()[:10]
+    return path.read_bytes()
 
 
 def model(site: Site, path: Path) -> dict[str, bytes | Path]:

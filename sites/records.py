@@ -79,7 +79,8 @@ class Policy:
             beyond the run that asked for it.
         max_contributions: how many contributions may leave in the site's life; None: any number.
         max_bytes: the largest message that may leave; None: any size.
-        epsilon: the privacy loss that may be spent; `inf` asks for no differential privacy.
+        epsilon: the privacy loss that contributions may spend in the site's life (`sites.budget`); above 0 no other
+            contribution leaves; `inf` asks for no differential privacy; 0 leaves no budget for it.
         delta: the delta that goes with it.
         max_attack_auc: with a larger area under an attack's ROC curve an audit of a contribution fails; 0.5 is chance.
     """

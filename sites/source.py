@@ -13,7 +13,7 @@ from fedmerge import devices, fisher, nets, params, partition, tasks, training, 
 from fedmerge import parts as weights_parts
 from fedmerge.contribution import Contribution
 from fedmerge.measures import Measure
-from sites import cases, outbound, predict, ways
+from sites import budget, cases, outbound, predict, private, ways
 from sites.cases import Loaded
 from sites.config import Site
 from sites.inbound import Declined
@@ -65,7 +65,7 @@ def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
             validate=len(split.validate),
             test=len(split.test),
             by_patient=split.by_patient,
-            data=cases.digest(chosen, site.data, site.scanner),
+            data=private.digest(site, cases.digest(chosen, site.data, site.scanner)),
             device=devices.describe(wanted=asked.precision),
             simulation=site.simulation,
             receive_fused=site.policy.receive_fused,
@@ -84,6 +84,8 @@ def contribute(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict
     asked = tasks.from_table(tasks.Contribute, task, "server")
     _check_net(site, asked.net)
     _check_cases(site, asked)
+    if not asked.private:
+        budget.check_plain(site)
     own = parts(site, asked.net.patch)
     return _train(site, asked, payload, own["train"], own["validate"], site.name)
 
@@ -91,6 +93,8 @@ def contribute(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict
 def pooled(site: Site, sources: list[Site], task: dict[str, Any], payload: Payload) -> tuple[dict[str, Any], Payload]:
     """Train one net with the target's labels on the training cases of all sources together."""
     asked = tasks.from_table(tasks.Contribute, task, "server")
+    for source in sources:
+        budget.check_plain(source)
     together = [case for source in sources for case in parts(source, asked.net.patch)["train"]]
     return _train(site, asked, payload, together, [], "pooled")
 
@@ -118,23 +122,26 @@ def _train(
         params.load(net, start)
         own = dict(net.named_parameters())
         way = ways.prepare(asked, net, start, _before(site, asked, payload))
-        validate = validator(site, held, asked.net.task.measure, asked.precision) if settings.validate_every else None
-        history = training.train(
-            way.net,
-            cases.batches(train, settings.batch_size, asked.seed),
-            settings,
-            seed=asked.seed,
-            rates=settings.rates(own, {*asked.net.norms, *asked.net.heads, *asked.net.other}),
-            validate=(lambda net: validate(way.view(net))) if validate else None,
-            precision=asked.precision,
-            checkpoint=site.work / "checkpoints" / f"{asked.key}.safetensors",
-            checkpoint_every=max(100, settings.steps // 10),
-            progress=lambda record: report(name, "training", record.step, settings.steps),
-            **{"loss": asked.net.task.loss(), **way.options},
-        )
+        options: dict[str, Any] = {
+            "seed": asked.seed,
+            "rates": settings.rates(own, {*asked.net.norms, *asked.net.heads, *asked.net.other}),
+            "precision": asked.precision,
+            "checkpoint": site.work / "checkpoints" / f"{asked.key}.safetensors",
+            "checkpoint_every": max(100, settings.steps // 10),
+            "progress": lambda record: report(name, "training", record.step, settings.steps),
+            "loss": asked.net.task.loss(),
+            **way.options,
+        }
+        if asked.private:
+            private.train(site, asked, way.net, train, settings, options)
+        else:
+            score = validator(site, held, asked.net.task.measure, asked.precision) if settings.validate_every else None
+            batches = cases.batches(train, settings.batch_size, asked.seed)
+            options["validate"] = (lambda net: score(way.view(net))) if score else None
+            history = training.train(way.net, batches, settings, **options)
+            loss = history.records[-1].loss if history.records else None
         weights = way.weights()
         params.load(net, {n: weights[n] for n in own})
-        loss = history.records[-1].loss if history.records else None
         contribution = Contribution(
             site=name,
             net=nets.canonical(
@@ -147,11 +154,12 @@ def _train(
             parent=asked.parent,
             weights=weights,
             fisher=_fisher(asked, net, train, name),
-            fisher_labels=asked.fisher,
+            fisher_labels="flat" if asked.private else asked.fisher,
             settings=asked.key,
         )
         whole.write(kept, wire.to_bytes(contribution))
-    answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, loss)
+    told = private.told(site, asked)
+    answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, loss, **told)
     return outbound.answer(site, answer), {"contribution": outbound.contribution(site, kept, asked.key)}
 
 
@@ -175,6 +183,8 @@ def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Loaded], name: 
     if asked.fisher == "none":
         return {}
     names = [n for n, _ in net.named_parameters() if n in {*asked.net.fusable, *asked.net.norms}]
+    if asked.private:  # a Fisher of the patients would undo their protection
+        return {n: torch.ones_like(value) for n, value in params.split(params.of(net), names)[0].items()}
     some = train[: asked.fisher_cases or None]
     return fisher.diagonal(
         net,
@@ -214,7 +224,7 @@ def _check_cases(site: Site, asked: tasks.Contribute) -> None:
     seen = settings.steps * settings.batch_size
     if seen < least:
         raise Declined(f"{site.name}: policy line 'min_cases = {least}': the steps asked for see {seen} at most")
-    if asked.fisher != "none" and site.policy.fisher != "none" and 0 < asked.fisher_cases < least:
+    if asked.fisher not in ("none", "flat") and site.policy.fisher != "none" and 0 < asked.fisher_cases < least:
         raise Declined(f"{site.name}: policy line 'min_cases = {least}': the Fisher would be of {asked.fisher_cases}")
 
 

@@ -24,8 +24,8 @@ MEANING = {
     "reuse": 'where a contribution may be used again: "never", "campaign" or "consortium"',
     "max_contributions": 'how many contributions may ever leave; "*": any number',
     "max_bytes": 'the largest message that may leave; "*": any size',
-    "epsilon": "the privacy loss that may be spent; inf: no differential privacy is asked for",
-    "delta": "the delta that goes with it",
+    "epsilon": "budget of privacy loss: above 0 only noisy trainings leave; inf: no limit; 0: no budget",
+    "delta": "the delta that goes with it, such as 1e-5",
     "max_attack_auc": "fedmerge audit-privacy fails above this AUC of an attack; 0.5: chance, 1: never",
 }
 

@@ -3,6 +3,7 @@
 Whoever signs for a hospital's data reads these sentences, not the keys.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -37,6 +38,8 @@ def obstacles(site: Site) -> dict[str, str]:
         for key in ("max_contributions", "max_bytes"):
             if getattr(policy, key) == 0:
                 found[key] = "a source with a limit of 0 contributes nothing"
+        if 0 < policy.epsilon < math.inf and not 0 < policy.delta < 1:
+            found["delta"] = "a budget of privacy loss needs a delta between 0 and 1, such as 1e-5"
     return found
 
 
@@ -114,8 +117,11 @@ WORDS: dict[str, Callable[[Any], str]] = {
         "A contribution of up to {:,} bytes may leave.",
         "A contribution of any size may leave.",
     ),
-    "epsilon": lambda value: f"Asked for privacy loss: epsilon {value:g}. Nothing acts on it yet.",
-    "delta": lambda value: f"Its delta: {value:g}. Nothing acts on it yet.",
+    "epsilon": lambda value: {
+        0.0: "There is no budget for trainings with differential privacy.",
+        math.inf: "No differential privacy is asked for, and no limit is set to trainings with it.",
+    }.get(value, f"Only models trained with differential privacy leave, all of them together up to epsilon {value:g}."),
+    "delta": lambda value: f"The delta of that budget is {value:g}.",
     "max_attack_auc": lambda value: (
         f"An audit of a contribution fails where an attack finds its patients with an AUC above {value:g}."
     ),

@@ -163,6 +163,7 @@ def test_the_profiles_of_phantoms_are_on_the_page():
         ("left_out", results.LEFT_OUT),
         ("changes", results.CHANGES),
         ("choices", results.CHOICES),
+        ("privacy", results.PRIVACY),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

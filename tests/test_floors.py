@@ -63,6 +63,8 @@ FLOORS = {
     "sites.simulation": 4,
     "sites.source": 4,
     "sites.bench": 4,
+    "sites.budget": 4,
+    "sites.private": 4,
     "sites.near": 4,
     "sites.ways": 4,
     "sites.finishing": 4,
