@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from fedmerge import tasks
+from fedmerge.errors import ConfigError
 from fedmerge.privacy import accountant, dpsgd
 from fedmerge.privacy.accountant import Training
 from fedmerge.privacy.mechanism import Mechanism
@@ -75,9 +76,13 @@ def noise(site: Site, asked: tasks.Contribute, settings: Settings, people: int) 
     rate = min(1.0, settings.batch_size / people)
     if not (0 < asked.delta < 1 and asked.dp_clip > 0 and settings.steps > 0):
         raise Declined(f"{site.name}: differential privacy expected a delta below 1, a norm and steps above 0")
-    multiplier = asked.dp_noise or accountant.calibrate(asked.epsilon, asked.delta, rate, settings.steps)
-    found = Training(rate, multiplier, settings.steps)
-    if not math.isfinite(accountant.epsilon([found], asked.delta)):
+    try:
+        multiplier = asked.dp_noise or accountant.calibrate(asked.epsilon, asked.delta, rate, settings.steps)
+        found = Training(rate, multiplier, settings.steps)
+        bounded = math.isfinite(accountant.epsilon([found], asked.delta))
+    except ConfigError as error:  # the task's numbers, or a package that is not installed here
+        raise Declined(f"{site.name}: {error}") from None
+    if not bounded:
         raise Declined(f"{site.name}: the noise {multiplier:g} is too small to bound anything")
     return found
 

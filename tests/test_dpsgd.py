@@ -144,6 +144,17 @@ def test_a_step_sums_the_clipped_gradients_of_a_plain_loop():
     torch.testing.assert_close(got, total / 5, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("gone", [0, 2, 4])
+def test_a_whole_step_moves_by_at_most_the_clipping_norm_without_a_patient(gone):
+    """In training, dropout included: the others' gradients do not notice who is there."""
+    clip, everyone = 0.05, people(5)
+    how = Mechanism(1.0, 0.0, clip, 5)
+    whole = flat(seen(make(2), everyone, how))
+    less = flat(seen(make(2), everyone[:gone] + everyone[gone + 1 :], how))
+    moved = 5 * float((whole - less).norm())
+    assert 0.99 * clip < moved <= clip * (1 + 1e-5)  # the gradient is rounded to float32
+
+
 def test_without_clipping_and_noise_a_step_is_one_of_plain_gradient_descent():
     """One of the mean of the patients' gradients, times the rate."""
     net, patients = make(2), people(4)

@@ -11,7 +11,7 @@ from fedmerge import fusion, nets, params, report, results, tasks, wire
 from fedmerge.errors import ConfigError
 from server import inprocess, plan, training
 from server.app import app as server_app
-from sites import budget, cases, config, private, source
+from sites import budget, cases, config, private, source, wording
 from sites.app import app as client_app
 from sites.inbound import Declined
 
@@ -164,6 +164,25 @@ def test_all_cases_of_a_patient_are_one_unit(there, tmp_path):
     site, _, _ = asked(tmp_path, path)
     found = cases.load(site, cases.find(site.data), patch=(8, 8, 8))
     assert [len(person) for person in private.patients(site, found)] == [8]
+
+
+def test_numbers_that_protect_nobody_are_refused(there, tmp_path):
+    """A negative noise, and a delta of one; the sentence may leave."""
+    folder, _ = there
+    path = write(folder, policy=BUDGET)
+    for numbers in ({"dp_noise": 1.0, "delta": 1.0}, {"dp_noise": 1.0, "delta": 1e-3, "dp_clip": 0.0},
+                    {"epsilon": 1.0, "dp_noise": -1.0, "delta": 1e-3, "dp_clip": 1.0}):  # fmt: skip
+        site, task, payload = asked(tmp_path, path, **numbers)
+        with pytest.raises(Declined, match="expected"):
+            source.contribute(site, task, payload)
+    assert budget.entries(site) == []
+
+
+def test_a_budget_without_a_delta_is_told_before_any_campaign(there, tmp_path):
+    """`fedmerge site check` shows the policy's line in yellow."""
+    path = write(there[0], policy=BUDGET.replace("delta = 1e-3", "delta = 0.0"))
+    assert "delta" in wording.obstacles(config.from_campaign(path, "north", work=tmp_path))
+    assert "delta" not in wording.obstacles(config.from_campaign(path, "south", work=tmp_path))
 
 
 def test_a_digest_of_protected_files_cannot_be_tested_against_a_guess(there, tmp_path):

@@ -3,6 +3,8 @@
 import pytest
 
 from fedmerge import whole
+from fedmerge.errors import Refused
+from fedmerge.privacy.accountant import Training
 from server.store import Store, key
 
 
@@ -48,3 +50,15 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         whole.write(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_noise_of_a_contribution_is_found_with_it(tmp_path):
+    """In the run where it was trained, and in a later one that uses it; without it nothing can be promised."""
+    first, later = Store(tmp_path / "first"), Store(tmp_path / "later", earlier=tmp_path / "first")
+    noisy = Training(0.1, 2.0, 300)
+    first.keep_noise("a", noisy)
+    assert first.noise("a") == noisy
+    assert later.noise("a") == noisy
+    assert Store(tmp_path / "later").noise("a") == noisy
+    with pytest.raises(Refused, match="nothing is known of the noise"):
+        later.noise("b")
