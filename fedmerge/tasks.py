@@ -150,7 +150,8 @@ class Row:
 
     `kept`: labels of the sites whose heads the last source of a chain kept. `finish`: the settings of how the
     fine-tuning ends (`share`, `rates`, `cycles`). With `folds`, the labelled cases are divided into so many parts: part
-    `fold` stands for the test cases, and there are no validation cases.
+    `fold` stands for the test cases, and there are no validation cases. `fisher = "target"`: the target makes the
+    Fishers of what it mixes.
     """
 
     key: str
@@ -177,6 +178,7 @@ class Row:
     finish: dict[str, Any] = field(default_factory=dict)
     folds: int = 0
     fold: int = 0
+    fisher: str = "sources"
 
 
 @dataclass(frozen=True)

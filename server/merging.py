@@ -3,6 +3,7 @@
 A mix is as large as three bodies a source, so it is made where it is needed and not kept while a site works.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,7 @@ def merge(ground: Ground, place: Place, task: tasks.Row, outcome: Outcome, mixed
     """
     logits = recipe.starting_logits(mixed, place.method, place.seed)
     if task.adapt:
-        stored = wire.params_from_bytes(ground.store.blob(f"{task.key}-logits").read_bytes())
-        logits = {group: stored[group] for group in logits}  # in the net's order again, not the file's
+        logits = _fitted(ground, task, logits)
     ratios = mixing.ratios(logits, task.ratios)  # type: ignore[arg-type]  # the plan allows two words
     fused = mixing.fuse(mixed, ratios)
     digest = params.digest(fused)
@@ -126,6 +126,19 @@ def merge(ground: Ground, place: Place, task: tasks.Row, outcome: Outcome, mixed
     outcome.ratios = _ratios(place, task, ratios)
     outcome.fused = _keep(ground, place, task, fused)
     return digest
+
+
+def taken(ground: Ground, place: Place, task: tasks.Row, outcome: Outcome) -> None:
+    """The ratios of a target that merges alone, since nobody else has its Fishers; none where nothing was fitted."""
+    if task.adapt:
+        logits = _fitted(ground, task, logit_shapes(ground, place, task))
+        outcome.ratios = _ratios(place, task, mixing.ratios(logits, task.ratios))  # type: ignore[arg-type]
+
+
+def _fitted(ground: Ground, task: tasks.Row, groups: Iterable[str]) -> Params:
+    """The logits that the target sent, in the net's order again and not the file's."""
+    stored = wire.params_from_bytes(ground.store.blob(f"{task.key}-logits").read_bytes())
+    return {group: stored[group] for group in groups}
 
 
 def same(place: Place, digest: str, told: str) -> None:

@@ -167,6 +167,10 @@ def _checked(plan: Plan, where: str) -> Plan:
             check_method(plan, row)
     except ConfigError as error:
         raise ConfigError(f"{where}: [campaign] {error}") from None
+    if plan.train.fisher == "target" and plan.fit == "far":
+        raise ConfigError(
+            f"{where}: [train] fisher = 'target': the server has no Fisher to merge with; set fit = 'near'"
+        )
     if plan.train.private:
         _check_private(plan, f"{where}: [train]")
     return plan
@@ -182,8 +186,9 @@ def _check_private(plan: Plan, place: str) -> None:
     if train.epsilon and train.dp_noise:
         raise ConfigError(f"{place} expected either epsilon or dp_noise, got both")
     for key in ("fisher", "fisher_cases"):
-        if key in given:
-            raise ConfigError(f"{place} {key}: no Fisher leaves with differential privacy; leave the key out")
+        if key in given and train.fisher != "target":
+            words = "no Fisher leaves with differential privacy; leave the key out, or set fisher = 'target'"
+            raise ConfigError(f"{place} {key}: {words}")
     asked = {key: getattr(train, key) for key in ("validate_every", "patience")}
     try:
         like = nets.on_meta(plan.net, in_channels=1, out_channels=2)
@@ -208,6 +213,8 @@ def check_method(plan: Plan, method: fusion.Method) -> None:
         raise ConfigError(f"{method.name} merges before the target's part begins: run it with fit = 'near'")
     if method.training in fusion.CHAINED and plan.schedule != "chain":
         raise ConfigError(f"{method.name} trains each source on the one before: it needs schedule = 'chain'")
+    if plan.train.fisher == "target" and method.training in ("ewc", "fedavg-fisher"):
+        raise ConfigError(f"{method.name} needs the sources' Fishers, and with [train] fisher = 'target' none leaves")
     if plan.train.private and (method.sources == "rounds" or method.training == "ewc"):
         why = "every round is a release of its own" if method.sources == "rounds" else "it needs the sources' Fishers"
         raise ConfigError(f"{method.name} does not go with differential privacy ([train] epsilon, dp_noise): {why}")

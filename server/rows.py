@@ -77,8 +77,11 @@ def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
         finish=_finish(plan.finetune, method),
         folds=place.folds,
         fold=max(place.fold, 0),
+        fisher="target" if plan.train.fisher == "target" and method.rule == "mode" else "sources",
     )
     table = {**tasks.to_table(row), "threads": 0, "campaign": ""}
+    if row.fisher == "sources":
+        table.pop("fisher")  # a row keeps the name that it had before there was a choice
     return dataclasses.replace(row, key=key(target=place.target, data=site.data, fit=plan.fit, **table))
 
 
@@ -177,8 +180,9 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
             stage(ground, place, "start", phase["start"], curve[:1], 0, 0.0),
             stage(ground, place, "adapted", phase["adapted"], curve, steps, phase["seconds"]),
         ]
-    mixed = mixed or merging.mix(ground, place, task, made)
-    if mixed is not None:
+    if task.fisher == "target":  # which merges alone
+        merging.taken(ground, place, task, outcome)
+    elif (mixed := mixed or merging.mix(ground, place, task, made)) is not None:
         digest = merging.merge(ground, place, task, outcome, mixed, told)
         mixed = None  # the target may work for hours from here
     elif place.method.rule is not None:

@@ -49,7 +49,7 @@ class Train(Stage):
     The others are for the methods of their names: `l2`, `ewc` and `mu` (FedProx) weigh a penalty, `drop` is the share
     of parameters that drop-transfer puts back, `distil` weighs the distillation of the source before, `rounds` are
     those that the methods of federated averaging divide the steps into. `epsilon` or `dp_noise` asks for differential
-    privacy.
+    privacy. With `fisher = "target"` no Fisher leaves a source: the target makes one of each model that it receives.
     """
 
     lr: float = 3e-3
@@ -70,6 +70,11 @@ class Train(Stage):
     def private(self) -> bool:
         """Whether each patient is to be protected by noise."""
         return self.epsilon > 0 or self.dp_noise > 0
+
+    @property
+    def sent(self) -> str:
+        """The Fisher that a source sends: `"none"` where the target makes it."""
+        return "none" if self.fisher == "target" else self.fisher
 
     def strength(self, way: str) -> float:
         """What weighs a way of training."""
@@ -118,7 +123,7 @@ NARROWER: dict[str, Check] = {
     "cycles": partial(values.whole, least=1),
     "final": partial(values.number, most=1),
     "schedule": partial(values.choice, options=tuple(schedules.SCHEDULES)),
-    "fisher": partial(values.choice, options=("sampled", "observed")),
+    "fisher": partial(values.choice, options=("sampled", "observed", "target")),
     "drop": partial(values.number, most=1),
     "density": partial(values.number, positive=True, most=1),
     "rounds": partial(values.whole, least=1),

@@ -149,8 +149,8 @@ def _trained(
         net=net,
         settings=plan.train.settings(site.train),
         seed=seed_of(plan.seed, number, name),
-        fisher=plan.train.fisher,
-        fisher_cases=plan.train.fisher_cases,
+        fisher=plan.train.sent,
+        fisher_cases=plan.train.fisher_cases if plan.train.sent != "none" else 0,
         ancestor=params.digest(start if way == "own" else ground.ancestor(number)),
         parent=params.digest(start),
         threads=plan.threads,
@@ -163,7 +163,7 @@ def _trained(
     task = replace(task, **(otherwise or {}))
     if plan.train.private:
         noisy = {name: getattr(plan.train, name) for name in PRIVATE}
-        task = replace(task, fisher="flat", fisher_cases=0, **noisy)
+        task = replace(task, fisher="none" if task.fisher == "none" else "flat", fisher_cases=0, **noisy)
     task = replace(task, key=_key(task, site.data))
     payload = {f"before-{k}": made.path for k, made in enumerate(earlier)}
     kept = before if training == "lwf" else ()

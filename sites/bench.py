@@ -12,7 +12,7 @@ from fedmerge.errors import NetError
 from fedmerge.fusion import mixing, recipe
 from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
-from sites import cases, predict
+from sites import cases, importance, predict
 from sites.config import Site
 from sites.inbound import Declined
 from sites.source import build, parts, validator
@@ -76,7 +76,7 @@ class Bench:
             self.mix = recipe.mix(
                 method,
                 [c.weights for c in given],
-                [c.fisher for c in given],
+                self._fishers(given),
                 recipe.names(method, row.net.fusable, row.net.norms),
                 net=self.net,
                 image=(row.net.in_channels, *row.net.patch),
@@ -86,6 +86,12 @@ class Bench:
             self.merge(self.logits)
         if method.heads == "stitched":
             self._stitch(given)
+
+    def _fishers(self, given: list[Contribution]) -> list[Params]:
+        """The sources' Fishers as they came, or those that the target makes."""
+        if self.row.fisher != "target":
+            return [c.fisher for c in given]
+        return [importance.fisher_of(self.site, self.row, c, self.train) for c in given]
 
     def _stitch(self, given: list[Contribution]) -> None:
         """Put the sources' heads together for the target's labels.

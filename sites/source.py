@@ -154,7 +154,7 @@ def _train(
             parent=asked.parent,
             weights=weights,
             fisher=_fisher(asked, net, train, name),
-            fisher_labels="flat" if asked.private else asked.fisher,
+            fisher_labels="flat" if asked.private and asked.fisher != "none" else asked.fisher,
             settings=asked.key,
         )
         whole.write(kept, wire.to_bytes(contribution))

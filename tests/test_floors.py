@@ -56,6 +56,7 @@ FLOORS = {
     "sites": 3,
     "sites.agent": 4,
     "sites.attack": 4,
+    "sites.importance": 4,
     "sites.inbound": 4,
     "sites.outbound": 4,
     "sites.parts": 4,

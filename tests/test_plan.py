@@ -86,7 +86,7 @@ def test_rows_are_those_asked_for_then_the_campaigns_then_its_method(write):
         (
             "steps = 4",
             'steps = 4\nfisher = "exact"',
-            r"\[train\] fisher expected one of sampled, observed, got 'exact'",
+            r"\[train\] fisher expected one of sampled, observed, target, got 'exact'",
         ),
         ('name = "two"', 'fit = "afar"', r"\[campaign\] fit expected one of near, far, got 'afar'"),
         ('name = "two"', 'trust = "group"', r"\[campaign\] trust expected one of server, got 'group'"),
@@ -154,7 +154,7 @@ KINDS = [
     ("[adapt]", "logits_lr", "[0.1]", "logits_lr expected a finite number of at least 0, got"),
     *(("[train]", "final", value, r"final expected a number from 0 to 1, got") for value in ("1.5", "-0.5", "nan")),
     *(("[train]", "schedule", value, "schedule expected one of constant, .*, got") for value in ("[]", "3", '"x"')),
-    ("[train]", "fisher", "1", "fisher expected one of sampled, observed, got 1"),
+    ("[train]", "fisher", "1", "fisher expected one of sampled, observed, target, got 1"),
     *(("[campaign]", "method", value, "method") for value in ('""', "3", "[]", '"transfer:west"', '"magic"')),
     *(("[campaign]", "methods", value, "methods expected a list of texts, got") for value in ('"mean"', "[1]", '[""]')),
     ("[campaign]", "methods", '["magic"]', "method 'magic' is unknown"),
