@@ -10,15 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedmerge import answers, campaign, devices, fusion, heads, nets, partition, training
+from fedmerge import answers, campaign, devices, fusion, nets, partition
 from fedmerge.errors import ConfigError, FedmergeError
-from fedmerge.fusion import recipe
 from fedmerge.measures import Measure
-from fedmerge.privacy import accountant, dpsgd
-from server import stages, values
+from server import feasible, stages, values
 from server.stages import Adapt, Check, Finetune, Stage, Train
 
-__all__ = ["CHOICES", "Adapt", "Finetune", "Member", "Plan", "Stage", "Train", "check_method", "read"]
+__all__ = ["CHOICES", "Adapt", "Finetune", "Member", "Plan", "Stage", "Train", "read"]
 
 
 @dataclass(frozen=True)
@@ -164,75 +162,11 @@ def _checked(plan: Plan, where: str) -> Plan:
     try:
         fusion.expand([plan.method], plan.sources)  # also where `methods` is what will run
         for row in plan.rows():
-            check_method(plan, row)
+            feasible.check_method(plan, row)
     except ConfigError as error:
         raise ConfigError(f"{where}: [campaign] {error}") from None
-    if plan.train.fisher == "target" and plan.fit == "far":
-        raise ConfigError(
-            f"{where}: [train] fisher = 'target': the server has no Fisher to merge with; set fit = 'near'"
-        )
-    if plan.train.private:
-        _check_private(plan, f"{where}: [train]")
+    feasible.check_sources(plan, f"{where}: [train]")
     return plan
-
-
-def _check_private(plan: Plan, place: str) -> None:
-    """Refuse what stands against differential privacy at the sources.
-
-    Raises:
-        ConfigError: names the key.
-    """
-    train, given = plan.train, plan.raw.get("train", {})
-    if train.epsilon and train.dp_noise:
-        raise ConfigError(f"{place} expected either epsilon or dp_noise, got both")
-    for key in ("fisher", "fisher_cases"):
-        if key in given and train.fisher != "target":
-            words = "no Fisher leaves with differential privacy; leave the key out, or set fisher = 'target'"
-            raise ConfigError(f"{place} {key}: {words}")
-    asked = {key: getattr(train, key) for key in ("validate_every", "patience")}
-    try:
-        like = nets.on_meta(plan.net, in_channels=1, out_channels=2)
-        dpsgd.check(like, training.Settings(steps=1, lr=1.0, clip_norm=train.clip_norm or None, **asked))
-        accountant.epsilon([accountant.Training(1.0, 1.0, 1)], train.delta, "rdp")
-    except FedmergeError as error:
-        raise ConfigError(f"{place} {error}") from None
-
-
-def check_method(plan: Plan, method: fusion.Method) -> None:
-    """Refuse what this plan cannot run.
-
-    Raises:
-        ConfigError: the method would show the target a single source's model although the fit is far, or needs sources
-            where there are none.
-    """
-    if plan.fit == "far" and (method.sources in ("one", "last") or method.heads == "stitched"):
-        raise ConfigError(
-            f"{method.name} shows the target one hospital's own model, which fit = 'far' promises not to do"
-        )
-    if plan.fit == "far" and (method.sources == "rounds" or method.rule in recipe.COMBINED or method.norms == "merged"):
-        raise ConfigError(f"{method.name} merges before the target's part begins: run it with fit = 'near'")
-    if method.training in fusion.CHAINED and plan.schedule != "chain":
-        raise ConfigError(f"{method.name} trains each source on the one before: it needs schedule = 'chain'")
-    if plan.train.fisher == "target" and method.training in ("ewc", "fedavg-fisher"):
-        raise ConfigError(f"{method.name} needs the sources' Fishers, and with [train] fisher = 'target' none leaves")
-    if plan.train.private and (method.sources == "rounds" or method.training == "ewc"):
-        why = "every round is a release of its own" if method.sources == "rounds" else "it needs the sources' Fishers"
-        raise ConfigError(f"{method.name} does not go with differential privacy ([train] epsilon, dp_noise): {why}")
-    if method.training != "plain" and any(member.contribution for member in plan.members):
-        raise ConfigError(
-            f"{method.name} trains its sources in its own way, and a given contribution cannot stand for it"
-        )
-    if method.heads == "stitched":
-        channels = {"in_channels": 1, "out_channels": 2}
-        heads.axes(nets.on_meta(plan.net, **channels), nets.heads(plan.net, **channels))
-    if method.soup and plan.finetune.validate_every == 0:
-        raise ConfigError(f"{method.name} chooses by validation: it needs [finetune] validate_every")
-    if method.sources == "pooled":
-        for site in plan.raw.get("site", []):
-            if site.get("role") == "source" and "data" in site and "pooled_labels" not in site["data"]:
-                raise ConfigError(f"{site['name']}: the method 'pooled' needs pooled_labels in [site.data], got none")
-    if method.sources in ("all", "last", "rounds", "candidates") and not plan.sources:
-        raise ConfigError(f'{method.name} needs at least one site with role = "source", got none')
 
 
 def _net(table: Mapping[str, Any], where: str, start: Path, task: str, *, reestimate: bool) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedmerge import campaign, fusion, parts, tasks
 from fedmerge.errors import ConfigError
-from server import choosing, forgetting, holding, rounds, rows, training
-from server import plan as plans
+from server import choosing, feasible, forgetting, holding, rounds, rows, training
 from server.adaptation import Place
 from server.contributing import POOLED
 from server.exchange import Conversation, Exchange
@@ -126,7 +125,7 @@ class FedMerge(Strategy):
                 name, site.role, ", ".join(site.labels), site.train, site.validate, site.test, by,
             )  # fmt: skip
         for method in self.methods:
-            plans.check_method(plan, method)
+            feasible.check_method(plan, method)
         if any(m.sources == "pooled" for m in self.methods):
             self._check_pooled(ground)
         return ground

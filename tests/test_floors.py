@@ -76,6 +76,7 @@ FLOORS = {
     "server": 3,
     "server.values": 3,
     "server.stages": 3,
+    "server.feasible": 3,
     "server.exchange": 4,
     "server.outcome": 4,
     "server.ground": 3,

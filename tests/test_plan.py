@@ -7,7 +7,7 @@ import pytest
 
 from fedmerge import fusion
 from fedmerge.errors import ConfigError
-from server import plan
+from server import feasible, plan
 
 GOOD = """
 [campaign]
@@ -122,7 +122,7 @@ def test_far_shows_no_single_hospitals_model(write):
     """With fit = "far" the row `transfer:north` is refused."""
     p = plan.read(write(GOOD.replace('name = "two"', 'fit = "far"')))
     with pytest.raises(ConfigError, match="transfer:north shows the target one hospital's own model"):
-        plan.check_method(p, fusion.method("transfer:north", p.sources))
+        feasible.check_method(p, fusion.method("transfer:north", p.sources))
 
 
 def test_a_missing_or_broken_file_is_a_sentence(tmp_path):

@@ -41,12 +41,12 @@ def check(
 
     campaigns.read(campaign)  # what is no campaign is told at once, before torch is imported
 
-    from server import plan
+    from server import feasible, plan
 
     read = plan.read(campaign)
     asked = read.rows(methods)
     for method in asked:
-        plan.check_method(read, method)
+        feasible.check_method(read, method)
     with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
         rows = findings(read, campaign, data, asked)
     if rows:

@@ -158,13 +158,13 @@ def residents(config: dict[str, Any]) -> int:
     path, base = campaign.locate(config["campaign"], out)
     campaign.read(path)  # what is no campaign is told at once, before torch is imported
 
-    from server import plan
+    from server import feasible, plan
     from sites import config as sites
 
     read = plan.read(path, base=base)
     methods = read.rows(config["methods"])
     for method in methods:
-        plan.check_method(read, method)
+        feasible.check_method(read, method)
     data = Path(config["data"]) if config["data"] else None
     for name in read.residents:
         sites.from_campaign(path, name, work=out, data=data, base=base)
