@@ -12,7 +12,7 @@ LAYOUTS = ("msd", "folders", "phantom", "classes")
 ROLES = ("source", "target")
 FISHER = ("none", "channel", "full")
 REUSE = ("never", "campaign", "consortium")
-CONTROLS = ("shuffled-labels", "other-start")
+CONTROLS = ("shuffled-labels", "other-start", "random-giant", "random-flat", "change-x30")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Data:
     spacing_mm: tuple[float, float, float] | None = None
     pooled_labels: Labels | None = None
     regions: dict[str, tuple[str, ...]] | None = None
-    control: Literal["shuffled-labels", "other-start"] | None = None
+    control: Literal["shuffled-labels", "other-start", "random-giant", "random-flat", "change-x30"] | None = None
     meaningless: int | None = None
     phantom: dict[str, Any] | None = None
     patient: str | None = None

@@ -13,7 +13,7 @@ from fedmerge import devices, fisher, nets, params, partition, tasks, training, 
 from fedmerge import parts as weights_parts
 from fedmerge.contribution import Contribution
 from fedmerge.measures import Measure
-from sites import budget, cases, outbound, predict, private, ways
+from sites import budget, cases, outbound, poison, predict, private, ways
 from sites.cases import Loaded
 from sites.config import Site
 from sites.inbound import Declined
@@ -157,6 +157,7 @@ def _train(
             fisher_labels="flat" if asked.private and asked.fisher != "none" else asked.fisher,
             settings=asked.key,
         )
+        contribution = poison.poisoned(site.data.control, contribution, start, asked.seed)
         whole.write(kept, wire.to_bytes(contribution))
     told = private.told(site, asked)
     answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, loss, **told)

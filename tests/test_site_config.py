@@ -204,7 +204,7 @@ def test_pooled_labels_are_the_targets(campaign):
         ("weights = true", 'fisher = "some"', "'fisher' expected none or channel or full, got 'some'"),
         ("weights = true", "epsilon = -1.0", "'epsilon' expected no negative number"),
         ('roles = ["target"]', 'roles = ["boss"]', "'roles' expected source or target, got 'boss'"),
-        ("train = 4", 'control = "shuffled"', "'control' expected shuffled-labels or other-start, got 'shuffled'"),
+        ("train = 4", 'control = "shuffled"', "'control' expected shuffled-labels or .* or change-x30, got 'shuffled'"),
         ("train = 4", "regions = {}", "'regions' expected a table of lists of labels, got {}"),
         (
             "train = 4",
