@@ -1,7 +1,27 @@
-"""Fixtures of the fault suite, which is several files: the undisturbed numbers, the table of losses, a consortium."""
+"""Fixtures of several files: one thread, plain models; for the fault suite numbers, losses and a consortium."""
 
 import pytest
+import torch
 from disturbed import Disturbed, simulated
+from safetensors.torch import save_file
+
+
+@pytest.fixture
+def one_thread():
+    """Torch on one thread: the last digits of a conv's gradient depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Two plain files of weights, all 1 and all 3."""
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for path, value in zip(paths, (1.0, 3.0)):
+        save_file({"conv.weight": torch.full((2, 3), value), "conv.bias": torch.full((2,), value)}, path)
+    return paths
 
 
 @pytest.fixture(scope="session")

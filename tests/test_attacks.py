@@ -16,12 +16,7 @@ from fedmerge.privacy import attacks, separation
 NAMES = (*FUSABLE, *NORMS)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_area_is_the_share_of_pairs_in_the_right_order():

@@ -6,24 +6,12 @@ import sys
 
 import click
 import pytest
-import torch
 import typer
 from commandline import command, leaves
-from safetensors.torch import save_file
 
 from fedmerge import cli, params
 from fedmerge.cli import screen, simulate
 from fedmerge.errors import ConfigError
-
-
-@pytest.fixture
-def models(tmp_path):
-    """Two plain files of weights."""
-    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
-    for path, value in zip(paths, (1.0, 3.0)):
-        save_file({"conv.weight": torch.full((2, 3), value), "conv.bias": torch.full((2,), value)}, path)
-    return paths
-
 
 TOP = typer.main.get_command(cli.app).commands
 COMMANDS = leaves()

@@ -25,15 +25,6 @@ def contribution(site, seed):
     )  # fmt: skip
 
 
-@pytest.fixture
-def models(tmp_path):
-    """Two plain files of weights."""
-    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
-    for path, value in zip(paths, (1.0, 3.0)):
-        save_file({"conv.weight": torch.full((2, 3), value), "conv.bias": torch.full((2,), value)}, path)
-    return paths
-
-
 def test_fuse_takes_the_mean(models, tmp_path, capsys):
     """1 and 3 give 2; the file says how it was made."""
     out = tmp_path / "m.safetensors"

@@ -16,13 +16,7 @@ from fedmerge.records import Settings
 SGD = Settings(steps=1, lr=0.1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The last digits of a conv's gradient depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def loss(logits, labels):

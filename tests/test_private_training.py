@@ -26,13 +26,7 @@ BUDGET = "[site.policy]\n" + "\n".join(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two cores are shared with others."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write(folder, train=NOISY, *, head="", patient=PATIENTS, policy=""):
