@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fedmerge.errors import DataError
+from fedmerge.privacy.separation import Array
 
-Array = NDArray[np.float64]
 Variance = Literal["patient", "global"]
 SLACK = 1e-3  # of a Fisher: float32, and kernels that add in another order
 
