@@ -4,12 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from fedmerge import fusion, tasks, wire
+from fedmerge import acceptance, fusion, tasks, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import fitting, mixing
 from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
-from server import inbound
 from server.exchange import Ask, Part
 from server.ground import Ground
 
@@ -91,7 +90,7 @@ def far(ground: Ground, place: Place, task: tasks.Row, mix: Mix | None, logits: 
         fused = mixing.fuse(mix, mixing.ratios(now, kind)) if mix else {}  # type: ignore[arg-type]
         pull = tasks.to_table(tasks.Pull(task, step))
         payload = {"fused": wire.params_to_bytes(fused)}
-        answer = yield Ask(place.target, "train.pull", pull, payload, "far step", inbound.room(task.net))
+        answer = yield Ask(place.target, "train.pull", pull, payload, "far step", acceptance.room(task.net))
         told = tasks.from_table(tasks.Pulled, answer.task, place.target)
         phase["curve"] += told.curve
         phase["seconds"] += told.seconds

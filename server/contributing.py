@@ -8,12 +8,11 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fedmerge import heads, nets, params, tasks
+from fedmerge import acceptance, distance, heads, nets, params, tasks
 from fedmerge.contribution import Expected
 from fedmerge.errors import Refused
 from fedmerge.params import Params
 from fedmerge.privacy import accountant
-from server import holding, inbound
 from server.exchange import Answer, Ask, Conversation
 from server.ground import Ground, Made
 
@@ -50,7 +49,7 @@ def contribution(
         Refused: it declined, or what it sent was refused twice.
     """
     bare = task.fisher == "none"
-    want = inbound.expected(
+    want = acceptance.expected(
         task.net,
         task.ancestor,
         fisher=not bare,
@@ -66,8 +65,8 @@ def contribution(
         path, change = yield from _asked(ground, task, site, kind, start, want, before or {})
     else:
         log.info("%s: contribution taken from the store", name)
-        change = holding.change(inbound.accept(path, want, who).weights, start)
-    ground.made[task.chain, name] = Made(who, path, inbound.name_of(path), change)
+        change = distance.change(acceptance.accept(path, want, who).weights, start)
+    ground.made[task.chain, name] = Made(who, path, acceptance.name_of(path), change)
     if task.private:
         ground.noisy[task.chain, name] = ground.store.noise(task.key)
 
@@ -92,7 +91,7 @@ def _asked(
     payload = {"start": ground.on_disk(start), **before}
     for attempt in range(1, TRIES + 1):
         try:
-            answer = yield Ask(site, kind, tasks.to_table(task), payload, "contribution", inbound.limits(want)[0])
+            answer = yield Ask(site, kind, tasks.to_table(task), payload, "contribution", acceptance.limits(want)[0])
             return _taken(ground, task, site, kind, answer, want, start)
         except Refused as error:
             ground.witness.refused(site, "contribution", str(error))
@@ -110,7 +109,7 @@ def _taken(
     data = answer.came("contribution", site)
     path = ground.store.arrived(task.key, data)
     try:
-        change = holding.change(inbound.accept(path, want, who).weights, start)
+        change = distance.change(acceptance.accept(path, want, who).weights, start)
         told = tasks.from_table(tasks.Trained, answer.task, site)
         if task.private:
             ground.store.keep_noise(task.key, _noise(told, site))

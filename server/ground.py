@@ -12,7 +12,7 @@ from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.params import Params
 from fedmerge.privacy.accountant import Training
-from server import inbound
+from server import given as given_files
 from server.plan import Plan
 from server.record import Witness
 from server.store import Store
@@ -174,7 +174,7 @@ def lay(
     given = {m.name: m.contribution for m in plan.members if m.contribution is not None}
     outside: dict[str, tuple[int, tuple[str, ...]]] = {}
     for name, path in given.items():
-        found = inbound.read_given(path, name)
+        found = given_files.read(path, name)
         if name not in sites:
             outside[name] = (len(found.channels), found.labels)
     for member in plan.members:

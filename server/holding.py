@@ -1,7 +1,4 @@
-"""Weights that training moved much farther than at the other sources: held for the coordinator's word.
-
-    change_t = ||theta_t - start_t||        over P and the norm parameters
-    times_t  = change_t / median of change_s over the other sources s
+"""Weights that training moved much farther than at the other sources (`fedmerge.distance`): held for a word.
 
 A single number a site: it finds weights that were scaled, replaced or trained with another rate, not a patient
 attacker. With two sources each is the other's median, and nothing tells which of them is odd; so it is reported only.
@@ -10,23 +7,16 @@ attacker. With two sources each is the other's median, and nothing tells which o
 import json
 import logging
 import math
-import statistics
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fedmerge import whole
-from fedmerge.contribution import slabs
+from fedmerge import distance, whole
 from fedmerge.errors import CampaignStopped, ConfigError
-from fedmerge.params import Params
 from server.ground import Ground, Made
 
 log = logging.getLogger("fedmerge")
 
-LEAST = 3  # sources: with fewer there is no majority that could say who is odd
 WORDS, CHANGES = "words.json", "changes.json"
 
 
@@ -53,39 +43,19 @@ class Change:
     verdict: str
 
 
-def change(after: Params, before: Params) -> float:
-    """||after - before|| over the names that both have, summed in float64."""
-    total = 0.0
-    for name in after.keys() & before.keys():
-        for new, old in zip(slabs(after[name]), slabs(before[name])):
-            total += float(torch.linalg.vector_norm(new.double() - old.double()) ** 2)
-    return math.sqrt(total)
-
-
-def times(changes: Mapping[str, float]) -> dict[str, float]:
-    """Each change over the median of the others; infinite where only the others stood still."""
-    found = {}
-    for site, own in changes.items():
-        others = [value for name, value in changes.items() if name != site]
-        if others:
-            middle = statistics.median(others)
-            found[site] = own / middle if middle else (math.inf if own else 1.0)
-    return found
-
-
 def changes(ground: Ground, way: str | None = None) -> list[Change]:
     """The change of every source in every chain, with its verdict; of one way only where it is named."""
     released = words(ground.store.folder)["released"]
     found = []
     for chain in sorted({number for number, _ in ground.made}):
         for trained, made in _by_training(ground, chain, way).items():
-            ratios = times({site: one.change for site, one in made.items() if one.change is not None})
+            ratios = distance.times({site: one.change for site, one in made.items() if one.change is not None})
             for site, one in made.items():
                 ratio = ratios.get(site)
                 verdict = "unknown" if one.change is None else "within"
                 if ratio is not None and ratio > ground.plan.max_change:
                     held = "released" if one.name in released else "held"
-                    verdict = held if len(ratios) >= LEAST else "reported"
+                    verdict = held if len(ratios) >= distance.LEAST else "reported"
                 found.append(Change(site, chain, trained or "plain", one.name, one.change, ratio, verdict))
     return found
 

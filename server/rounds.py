@@ -12,10 +12,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fedmerge import params, schedules
+from fedmerge import acceptance, params, schedules
 from fedmerge.fusion import mixing
 from fedmerge.params import Params
-from server import holding, inbound, training
+from server import holding, training
 from server.exchange import Conversation
 from server.ground import Ground, Made
 from server.stages import Train
@@ -50,7 +50,7 @@ def rounds(ground: Ground, chain: int, way: str) -> Iterator[list[Conversation]]
         body = _average(ground, list(there.values()), way)
         log.info("%s, chain %d: round %d of %d, %d sources", way, chain, number + 1, plan.train.rounds, len(there))
     path = ground.keep(body)
-    ground.made[chain, way] = Made(way, path, inbound.name_of(path))
+    ground.made[chain, way] = Made(way, path, acceptance.name_of(path))
 
 
 def _one(ground: Ground, site: str, chain: int, way: str, number: int, start: Params) -> Conversation:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmerge import fusion, measures, params, tasks, whole, wire
+from fedmerge import acceptance, fusion, measures, params, tasks, whole, wire
 from fedmerge.errors import NetError, Refused
 from fedmerge.fusion import recipe
-from server import adaptation, choosing, inbound, merging
+from server import adaptation, choosing, merging
 from server.adaptation import Place
 from server.exchange import Answer, Ask, Conversation, Part
 from server.ground import Ground, Made
@@ -211,7 +211,7 @@ def _finetune(ground: Ground, place: Place, task: tasks.Row, fused: Path | None)
     payload: dict[str, bytes] = {}
     if ground.plan.fit == "far" and fused is not None and not task.adapt:
         payload = {"fused": wire.params_to_bytes(wire.read_model(fused)[0])}
-    most = inbound.room(task.net)
+    most = acceptance.room(task.net)
     answer = yield Ask(place.target, "train.finetune", tasks.to_table(task), payload, "fine-tuning", most)
     told = dataclasses.asdict(tasks.from_table(tasks.Finetuned, answer.task, place.target))
     if "model" in answer.payload:

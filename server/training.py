@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedmerge import fusion, params, tasks
+from fedmerge import acceptance, distance, fusion, params, tasks
 from fedmerge.errors import CampaignStopped, Refused
 from fedmerge.params import Params
-from server import holding, inbound
+from server import holding
 from server.contributing import POOLED, contribution
 from server.exchange import Conversation
 from server.ground import Ground, Made
@@ -121,10 +121,10 @@ def _given(ground: Ground, name: str, number: int, start: Params) -> None:
     """A file of the coordinator's stands for the source's training."""
     path = ground.given[name]
     ancestor = ground.ancestor(number)
-    found = inbound.accept(path, inbound.expected(ground.nets[name], params.digest(ancestor)), name)
+    found = acceptance.accept(path, acceptance.expected(ground.nets[name], params.digest(ancestor)), name)
     known = {params.digest(weights): weights for weights in (ancestor, start)}
-    change = holding.change(found.weights, known[found.parent]) if found.parent in known else None
-    ground.made[number, name] = Made(name, path, inbound.name_of(path), change)
+    change = distance.change(found.weights, known[found.parent]) if found.parent in known else None
+    ground.made[number, name] = Made(name, path, acceptance.name_of(path), change)
     log.info("%s: contribution %s taken as given", name, path.name)
 
 

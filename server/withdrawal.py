@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedmerge import campaign, container, params, wire
+from fedmerge import acceptance, campaign, container, params, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, FedmergeError
-from server import holding, inbound
+from server import holding
 from server.ground import STARTS
 from server.record import Witness
 
@@ -70,7 +70,7 @@ def look(runs: Path, site: str) -> Withdrawal:
     found = Withdrawal(site)
     for run in _runs(runs):
         mine = [(path, c) for path, c in _contributions(run) if c.site == site]
-        found.taken += [Taken(run.name, path, inbound.name_of(path), path.stat().st_size) for path, _ in mine]
+        found.taken += [Taken(run.name, path, acceptance.name_of(path), path.stat().st_size) for path, _ in mine]
     digests = {one.digest for one in found.taken}
     for run in _runs(runs):
         origin = _descent(run, site, digests)
@@ -141,7 +141,7 @@ def _descent(run: Path, site: str, digests: set[str]) -> dict[str, tuple[str, ..
     """Digest -> the digests of the site's contributions that it descends from, of all contributions of a run."""
     bodies: dict[str, tuple[str, ...]] = {}
     origin: dict[str, tuple[str, ...]] = {}
-    waiting = [(inbound.name_of(path), c.site, c.parent, _body(c)) for path, c in _contributions(run)]
+    waiting = [(acceptance.name_of(path), c.site, c.parent, _body(c)) for path, c in _contributions(run)]
     for name, who, _, body in waiting:
         if who == site or name in digests:
             origin[name] = bodies[body] = (name,)
@@ -158,7 +158,7 @@ def _descent(run: Path, site: str, digests: set[str]) -> dict[str, tuple[str, ..
 def _heirs(run: Path, site: str, origin: dict[str, tuple[str, ...]]) -> Iterator[Heir]:
     """What came from the contributions that `origin` lists."""
     for path, c in _contributions(run):
-        if c.site != site and (digests := origin.get(inbound.name_of(path))):
+        if c.site != site and (digests := origin.get(acceptance.name_of(path))):
             yield Heir(run.name, "contribution", f"of {c.site}, trained from it", str(path), digests)
     seen: set[tuple[str, str]] = set()
     for path in sorted((run / "out" / "models").rglob("*.safetensors")):

@@ -7,8 +7,7 @@ import pytest
 from small import campaign, hospitals
 from test_campaign import run
 
-from fedmerge import wire
-from server import inbound
+from fedmerge import acceptance, wire
 from sites import outbound
 
 WEST = '[[site]]\nname = "west"\nrole = "source"\n[site.data]\nfolder = "harbour"\nlabels = { ball = [1] }\n' \
@@ -127,7 +126,7 @@ def test_models_and_rows_name_the_contributions_that_they_were_made_of(small, fi
     """The digests of the stored bytes, in the results and in both files of the model."""
     out, results = first
     stored = {wire.read(p).site: p for p in (out / "server/contributions").iterdir()}
-    expected = {site: inbound.name_of(stored[site]) for site in ("north", "south")}
+    expected = {site: acceptance.name_of(stored[site]) for site in ("north", "south")}
     assert digests(results) == expected
     for kind in ("fused", "fine-tuned"):
         _, info = wire.read_model(out / f"models/harbour/mean-seed0-chain0-n2.{kind}.safetensors")

@@ -9,7 +9,7 @@ import torch
 from small import campaign, hospitals
 from test_campaign import run
 
-from fedmerge import wire
+from fedmerge import distance, wire
 from fedmerge.errors import CampaignStopped, ConfigError
 from server import holding
 
@@ -57,26 +57,27 @@ def test_a_change_is_the_norm_of_the_difference_over_the_names_that_both_have():
     """Worked: differences 3, 4 and 12 make 13; a name that only one has counts nothing; 1e38 squared is no infinity."""
     before = {"a": torch.tensor([1.0, 1.0]), "b": torch.zeros(2, 2), "head": torch.ones(3)}
     after = {"a": torch.tensor([4.0, 5.0]), "b": torch.tensor([[12.0, 0.0], [0.0, 0.0]])}
-    assert holding.change(after, before) == 13.0
-    assert holding.change({"a": torch.full((2,), 1e38)}, {"a": torch.full((2,), -1e38)}) == pytest.approx(2e38 * 2**0.5)
+    assert distance.change(after, before) == 13.0
+    far = distance.change({"a": torch.full((2,), 1e38)}, {"a": torch.full((2,), -1e38)})
+    assert far == pytest.approx(2e38 * 2**0.5)
 
 
 def test_a_change_is_over_the_median_of_the_others():
     """The law: times_t = change_t / median of the others; scale-free, and one wild site spoils no other's figure."""
     changes = {"north": 1.0, "south": 2.0, "west": 3.0, "east": 10.0}
-    found = holding.times(changes)
+    found = distance.times(changes)
     for site, own in changes.items():
         assert found[site] == own / statistics.median(v for s, v in changes.items() if s != site)
-    assert holding.times({s: 7 * v for s, v in changes.items()}) == pytest.approx(found)
-    wild = holding.times({**changes, "east": 1e9})
+    assert distance.times({s: 7 * v for s, v in changes.items()}) == pytest.approx(found)
+    wild = distance.times({**changes, "east": 1e9})
     assert {s: wild[s] for s in ("north", "south", "west")} == {s: found[s] for s in ("north", "south", "west")}
 
 
 def test_sites_that_stood_still_and_a_site_alone():
     """Nobody moved: 1; one moved where the others stood: infinite; a single source has nobody to be compared with."""
-    assert holding.times({"north": 0.0, "south": 0.0, "west": 0.0}) == {"north": 1.0, "south": 1.0, "west": 1.0}
-    assert holding.times({"north": 0.0, "south": 0.0, "west": 2.0})["west"] == math.inf
-    assert holding.times({"north": 2.0}) == {}
+    assert distance.times({"north": 0.0, "south": 0.0, "west": 0.0}) == {"north": 1.0, "south": 1.0, "west": 1.0}
+    assert distance.times({"north": 0.0, "south": 0.0, "west": 2.0})["west"] == math.inf
+    assert distance.times({"north": 2.0}) == {}
 
 
 def test_honest_sources_stay_within_and_their_changes_are_in_the_results(honest):
@@ -86,7 +87,7 @@ def test_honest_sources_stay_within_and_their_changes_are_in_the_results(honest)
         (site, "within") for site in ("north", "south", "west")
     ]
     norms = {c["site"]: c["change"] for c in results["changes"]}
-    expected = holding.times(norms)
+    expected = distance.times(norms)
     assert all(c["times"] == pytest.approx(expected[c["site"]]) and c["change"] > 0 for c in results["changes"])
 
 

@@ -139,7 +139,7 @@ HELD = """
     import dataclasses
     from fedmerge import params, wire
     from fedmerge.contribution import Contribution
-    from server import holding, inbound, plan as plans, training
+    from server import holding, plan as plans, training
     from server.ground import lay
     from server.store import Store
     path, out = Path(sys.argv[1]), Path(sys.argv[2])

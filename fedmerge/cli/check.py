@@ -60,7 +60,7 @@ def check(
 def findings(plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Method]") -> list[tuple[str, ...]]:
     """(site, file, "error" or "warning", sentence) for all that can be found without training."""
     from fedmerge import contribution, wire
-    from server import inbound
+    from server import given as given_files
     from sites import config, preflight
 
     rows: list[tuple[str, ...]] = []
@@ -78,7 +78,7 @@ def findings(plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Met
         for member in plan.members:
             who = member.name
             if member.contribution:
-                given += attempt(who, member.contribution.name, partial(inbound.read_given, member.contribution, who))
+                given += attempt(who, member.contribution.name, partial(given_files.read, member.contribution, who))
             if member.resident:
                 read = partial(config.from_campaign, path, who, work=work / who, data=data)
                 sites += attempt(who, path.name, read)

@@ -10,24 +10,9 @@ from pathlib import Path
 
 from fedmerge import container, nets, params, tasks, wire
 from fedmerge.contribution import Contribution, Expected, check, check_shapes
-from fedmerge.errors import ConfigError, Refused
+from fedmerge.errors import Refused
 
 SLACK = 1 << 16  # bytes of a header beyond names, shapes and places: the net's settings, labels, spaces
-
-
-def read_given(path: Path, site: str) -> Contribution:
-    """A stored contribution that stands in for a site's training.
-
-    Raises:
-        ConfigError: the file is missing.
-        Refused: it is no contribution, or another site's.
-    """
-    if not path.exists():
-        raise ConfigError(f"{site}: there is no contribution {path}")
-    found = wire.read(path, site=site)
-    if found.site != site:
-        raise Refused(f"{site}: expected this site's contribution in {path.name}, got that of '{found.site}'")
-    return found
 
 
 def expected(
