@@ -82,7 +82,7 @@ BY_NAME: dict[str, Form] = {
     "curve": CURVE,
     **dict.fromkeys(("start", "adapted", "finetuned"), SCORES),
     **dict.fromkeys(
-        ("labels", "channels", "sources", "digests", "fusable", "norms", "heads", "other"), TEXTS,
+        ("labels", "channels", "sources", "digests", "fusable", "norms", "heads", "other", "beyond", "known"), TEXTS,
     ),
 }  # fmt: skip
 

@@ -4,6 +4,9 @@ query.describe       Describe   -> Description          who is there, with what
 train.contribute     Contribute -> Trained              + the contribution's bytes
 train.pooled         Contribute -> Trained              simulation only: trained on the sources' own cases
 query.receive        Receive    -> Receive              weights that later tasks refer to by digest
+query.seal           Seal       -> Sealed               what a source has made, sealed to another site
+query.open           Open       -> Opened               a sealed contribution, for the target
+query.judge          Judge      -> Judged               whose weights moved much farther than the others'
 train.adapt          Row        -> Adapted              near: the whole fit beside the target's data
 train.pull           Pull       -> Pulled               far: one step, weights in, gradient out
 train.finetune       Row        -> Finetuned
@@ -61,7 +64,8 @@ class Describe:
 class Description:
     """What a site says of itself; `data` is a hash over its files and settings, not a word of them.
 
-    `train` cases are what its settings ask for, `pool` is how many there would be.
+    `train` cases are what its settings ask for, `pool` is how many there would be. `keys` are its public keys in a
+    simulation; a real site's are on the roster, and nobody believes a message about them.
     """
 
     site: str
@@ -78,6 +82,7 @@ class Description:
     simulation: bool
     receive_fused: bool
     reuse: str
+    keys: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,10 @@ class Contribute:
 
     With `epsilon` or `dp_noise` the site trains with differential privacy (`fedmerge.privacy.dpsgd`), and ones stand
     in place of the Fisher.
+
+    With another `trust` than `"server"` the contribution stays at the site until it is asked for (`Seal`). Payloads
+    that `sealed` names are sealed to the site: {"sender": who sealed it, "round": the key of the task that made it,
+    "net": the sender's}.
     """
 
     key: str
@@ -111,6 +120,10 @@ class Contribute:
     delta: float = 0.0
     dp_clip: float = 0.0
     dp_noise: float = 0.0
+    trust: str = "server"
+    run: str = ""
+    sealed: dict[str, Any] = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)
 
     @property
     def private(self) -> bool:
@@ -123,7 +136,8 @@ class Trained:
     """Training is over; the contribution is in payload `contribution`.
 
     After a training with differential privacy `noise_multiplier`, the sampling `rate` and `steps` are its mechanism,
-    and there is no loss. Otherwise the last four are 0.
+    and there is no loss. Otherwise these four are 0. Where the contribution stays at the site, `digest` is that of its
+    bytes as the policy lets them go, and `body` that of P and the norm parameters, from which a chain goes on.
     """
 
     cases: int
@@ -134,6 +148,77 @@ class Trained:
     delta: float = 0.0
     noise_multiplier: float = 0.0
     rate: float = 0.0
+    digest: str = ""
+    body: str = ""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Seal to `receiver` what the task `key` made: the `"contribution"`, or its `"body"` (P and the norm parameters).
+
+    `keys` has the receiver's public keys in a simulation; elsewhere the roster has them.
+    """
+
+    campaign: str
+    run: str
+    key: str
+    what: str
+    receiver: str
+    net: Net
+    keys: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """The sealed file is in payload `sealed`; `digest` is that of the plaintext."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class Open:
+    """Open the contribution in payload `sealed`, check it, and keep it under its `digest`.
+
+    `site` sealed it, after the task `key`. `kept` are the shapes of the heads that it carries for other sites, `after`
+    the digest of the contribution whose body its training started from; without one it started from the ancestor.
+    """
+
+    campaign: str
+    run: str
+    site: str
+    key: str
+    digest: str
+    net: Net
+    ancestor: str
+    parent: str
+    fisher: str
+    kept: dict[str, Any] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    keys: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The contribution is there."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Which of these contributions (site -> digest) moved more than `max_change` times as far as the others?"""
+
+    campaign: str
+    models: dict[str, Any]
+    max_change: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The sites whose weights did, and those of which it is known how far they moved."""
+
+    beyond: tuple[str, ...]
+    known: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -151,7 +236,7 @@ class Row:
     `kept`: labels of the sites whose heads the last source of a chain kept. `finish`: the settings of how the
     fine-tuning ends (`share`, `rates`, `cycles`). With `folds`, the labelled cases are divided into so many parts: part
     `fold` stands for the test cases, and there are no validation cases. `fisher = "target"`: the target makes the
-    Fishers of what it mixes.
+    Fishers of what it mixes. With another `trust` than `"server"` the ratios stay at the target.
     """
 
     key: str
@@ -179,6 +264,7 @@ class Row:
     folds: int = 0
     fold: int = 0
     fisher: str = "sources"
+    trust: str = "server"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ def check_method(plan: "Plan", method: fusion.Method) -> None:
         )
     if plan.fit == "far" and (method.sources == "rounds" or method.rule in recipe.COMBINED or method.norms == "merged"):
         raise ConfigError(f"{method.name} merges before the target's part begins: run it with fit = 'near'")
+    if plan.trust != "server" and method.sources == "rounds":
+        raise ConfigError(
+            f"{method.name} averages at the server, and with trust = '{plan.trust}' it can read no weights"
+        )
     if method.training in fusion.CHAINED and plan.schedule != "chain":
         raise ConfigError(f"{method.name} trains each source on the one before: it needs schedule = 'chain'")
     if plan.train.fisher == "target" and method.training in ("ewc", "fedavg-fisher"):
@@ -46,6 +50,22 @@ def check_method(plan: "Plan", method: fusion.Method) -> None:
                 raise ConfigError(f"{site['name']}: the method 'pooled' needs pooled_labels in [site.data], got none")
     if method.sources in ("all", "last", "rounds", "candidates") and not plan.sources:
         raise ConfigError(f'{method.name} needs at least one site with role = "source", got none')
+
+
+def check_trust(plan: "Plan") -> None:
+    """Refuse settings that a campaign cannot have in which the server reads no weights.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if plan.trust == "server":
+        return
+    why = f"with trust = '{plan.trust}' the server can read no weights"
+    if plan.fit == "far":
+        raise ConfigError(f"fit = 'far' merges at the server: {why}")
+    for member in plan.members:
+        if member.contribution:
+            raise ConfigError(f"site '{member.name}': contribution = FILE lies open at the server: {why}")
 
 
 def check_sources(plan: "Plan", place: str) -> None:

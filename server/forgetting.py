@@ -9,7 +9,8 @@ from typing import Any
 from fedmerge import heads, params, tasks, wire
 from fedmerge.params import Params
 from server.exchange import Ask, Conversation
-from server.ground import Ground, Made
+from server.ground import Ground
+from server.made import Made
 from server.merging import Outcome
 from server.store import key
 
@@ -29,6 +30,8 @@ def conversations(
     """
     lines: list[Line] = []
     work: list[Conversation] = []
+    if ground.plan.trust != "server":
+        return lines, work  # nobody here has a model to show to a source
 
     def add(task: str, line: Line, body: Callable[[], Params]) -> None:
         lines.append(line)

@@ -1,6 +1,7 @@
 """What a campaign stands on once the sites have answered: their nets, the partition, the common ancestor."""
 
 import logging
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge import answers, nets, params, partition, tasks, whole, wire
-from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.params import Params
 from fedmerge.privacy.accountant import Training
 from server import given as given_files
+from server.made import Made
 from server.plan import Plan
 from server.record import Witness
 from server.store import Store
@@ -20,31 +21,6 @@ from server.store import Store
 log = logging.getLogger("fedmerge")
 
 STARTS, BODIES = "starts", "bodies"
-
-
-@dataclass(frozen=True)
-class Made:
-    """A contribution that is there. Its numbers stay on disk, and are mapped anew by whoever looks at them.
-
-    Attributes:
-        site: whose it is.
-        path: where it lies.
-        name: the name by which a target knows its bytes.
-        change: how far its training moved P and the norm parameters; None where the start is not known here.
-    """
-
-    site: str
-    path: Path
-    name: str
-    change: float | None = None
-
-    def open(self) -> Contribution:
-        """The contribution, memory-mapped; what was mapped goes with the record."""
-        return wire.read(self.path, site=self.site)
-
-    def body(self, net: tasks.Net) -> Params:
-        """P and the norm parameters: what the next site of a chain starts from."""
-        return params.split(self.open().weights, {*net.fusable, *net.norms})[0]
 
 
 @dataclass(frozen=True)
@@ -60,8 +36,11 @@ class Ground:
         made: (chain, name) -> the contribution; see `named`.
         left: (chain, site) -> why the campaign goes on without this source; chain None: in all chains.
         gone: (chain, way) -> why a chain that `auto` asked for cannot be had.
+        judged: (chain, name) -> whether a contribution that nobody here can read moved too far, as the target measured,
+            and beside how many others; None where that is not known.
         noisy: (chain, name) -> how what a source made was trained, where that was with differential privacy.
         ancestors: chain -> what its sites start from.
+        keys: site -> its public keys "signing" and "sealing", from the roster or a simulated site's description.
         witness: writes into the server's audit log.
     """
 
@@ -73,9 +52,18 @@ class Ground:
     made: dict[tuple[int, str], Made] = field(default_factory=dict)
     left: dict[tuple[int | None, str], str] = field(default_factory=dict)
     gone: dict[tuple[int, str], str] = field(default_factory=dict)
+    judged: dict[tuple[int, str], tuple[bool | None, int]] = field(default_factory=dict)
     noisy: dict[tuple[int, str], Training] = field(default_factory=dict)
     ancestors: dict[int, Params] = field(default_factory=dict)
+    keys: dict[str, dict[str, str]] = field(default_factory=dict)
     witness: Witness = field(default_factory=Witness)
+
+    @property
+    def run(self) -> str:
+        """What no other run has, however often this one is resumed: 32 hexadecimal digits."""
+        if (found := self.store.phase("run")) is None:
+            self.store.keep_phase("run", found := {"run": secrets.token_hex(16)})
+        return str(found["run"])
 
     def named(self, site: str, training: str = "plain") -> str:
         """The name of what a source made: its own, after the way in which it trained where that is not the plan's."""
@@ -147,6 +135,7 @@ def lay(
     told: Mapping[str, Any],
     absent: Mapping[str, str] | None = None,
     witness: Witness | None = None,
+    keys: Mapping[str, dict[str, str]] | None = None,
 ) -> Ground:
     """Check the sites' descriptions against the plan and each other, and divide the net.
 
@@ -156,6 +145,7 @@ def lay(
         told: site -> its description.
         absent: sources that the campaign goes on without, with the reason of each.
         witness: writes into the server's audit log.
+        keys: of the roster, site by site.
 
     Raises:
         ConfigError: roles differ, a deployment's plan holds a hospital's tables, labels of two sites disagree in their
@@ -195,6 +185,8 @@ def lay(
     ground = Ground(
         plan, store, sites, divide(plan, {**insides, **outside}), given, witness=witness or Witness(campaign=plan.name)
     )
+    ground.keys.update(keys or {})
+    ground.keys.update({name: site.keys for name, site in sites.items() if site.simulation})
     for name, reason in reasons.items():
         ground.leave(name, reason)
     return ground

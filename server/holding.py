@@ -13,7 +13,8 @@ from typing import Any
 
 from fedmerge import distance, whole
 from fedmerge.errors import CampaignStopped, ConfigError
-from server.ground import Ground, Made
+from server.ground import Ground
+from server.made import Made
 
 log = logging.getLogger("fedmerge")
 
@@ -52,10 +53,16 @@ def changes(ground: Ground, way: str | None = None) -> list[Change]:
             ratios = distance.times({site: one.change for site, one in made.items() if one.change is not None})
             for site, one in made.items():
                 ratio = ratios.get(site)
-                verdict = "unknown" if one.change is None else "within"
-                if ratio is not None and ratio > ground.plan.max_change:
+                beyond, known = ratio is not None and ratio > ground.plan.max_change, len(ratios)
+                unknown = one.change is None
+                if one.stays is not None:  # the target has measured it, and tells no number
+                    name = f"{trained}:{site}" if trained else site
+                    said, known = ground.judged.get((chain, name), (None, 0))
+                    beyond, unknown = bool(said), said is None
+                verdict = "unknown" if unknown else "within"
+                if beyond:
                     held = "released" if one.name in released else "held"
-                    verdict = held if len(ratios) >= distance.LEAST else "reported"
+                    verdict = held if known >= distance.LEAST else "reported"
                 found.append(Change(site, chain, trained or "plain", one.name, one.change, ratio, verdict))
     return found
 
@@ -100,6 +107,9 @@ def judge(ground: Ground, way: str | None = None) -> list[Change]:
 
 def sentence(one: Change, most: float) -> str:
     """What is odd about a source, in words."""
+    if one.times is None:
+        told = f"weights that moved too far beside those of the other sources in chain {one.chain}"
+        return f"{one.site}: {told}, as the target measured: expected at most {most:g} times as far as the median"
     far = "although the others stood still" if one.times == math.inf else f"{one.times:.3g} times as far as the median"
     return f"{one.site}: weights that moved {far} of the other sources in chain {one.chain}, expected at most {most:g}"
 

@@ -14,8 +14,9 @@ from fedmerge.fusion import mixing, recipe, rules
 from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
 from server.adaptation import Place
-from server.contributing import POOLED
-from server.ground import Ground, Made
+from server.ground import Ground
+from server.made import Made
+from server.wanted import POOLED
 
 
 @dataclass

@@ -97,7 +97,7 @@ CHOICES = {
     "task": tuple(answers.TASKS),
     "fit": ("near", "far"),
     "schedule": ("chain", "parallel"),
-    "trust": ("server",),
+    "trust": ("server", "target", "group"),
     "buffers": ("refuse", "re-estimate"),
     "precision": devices.PRECISIONS,
     "ratios": ("sigmoid", "softmax"),
@@ -160,6 +160,7 @@ def _checked(plan: Plan, where: str) -> Plan:
     if not plan.targets:
         raise ConfigError(f'{where}: expected at least one site with role = "target", got none')
     try:
+        feasible.check_trust(plan)
         fusion.expand([plan.method], plan.sources)  # also where `methods` is what will run
         for row in plan.rows():
             feasible.check_method(plan, row)

@@ -17,7 +17,8 @@ from fedmerge.fusion import mixing
 from fedmerge.params import Params
 from server import holding, training
 from server.exchange import Conversation
-from server.ground import Ground, Made
+from server.ground import Ground
+from server.made import Made, Start
 from server.stages import Train
 
 log = logging.getLogger("fedmerge")
@@ -60,7 +61,7 @@ def _one(ground: Ground, site: str, chain: int, way: str, number: int, start: Pa
         ground,
         site,
         chain,
-        start,
+        Start.of(start),
         f"{way}-{number}",
         otherwise={
             "settings": _settings(train, ground.sites[site].train, number),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 from fedmerge import acceptance, fusion, measures, params, tasks, whole, wire
 from fedmerge.errors import NetError, Refused
 from fedmerge.fusion import recipe
-from server import adaptation, choosing, merging
+from server import adaptation, choosing, merging, sealing
 from server.adaptation import Place
 from server.exchange import Answer, Ask, Conversation, Part
-from server.ground import Ground, Made
+from server.ground import Ground
+from server.made import Made
 from server.merging import Outcome
 from server.stages import Finetune
 from server.store import key
@@ -21,13 +22,16 @@ from server.store import key
 log = logging.getLogger("fedmerge")
 
 
-def deliver(ground: Ground, target: str, chain: int, made: list[Made]) -> Conversation:
+def deliver(ground: Ground, target: str, chain: int, made: Sequence[tuple[str, Made]]) -> Conversation:
     """Bring to the target, once, what its rows start from: the ancestor, and in a near fit the contributions."""
     payload = {params.digest(ground.ancestor(chain)): ground.on_disk(ground.ancestor(chain))}
     answer = yield Ask(
         target, "query.receive", {"digests": list(payload), "campaign": ground.plan.name}, payload, "ancestor"
     )
-    for one in made:
+    if ground.plan.trust == "target":
+        yield from sealing.deliver(ground, target, chain, made)
+        return
+    for _, one in made:
         asked = {"digests": [one.name], "campaign": ground.plan.name}
         answer = yield Ask(target, "query.receive", asked, what="roll call")
         if one.name not in tasks.from_table(tasks.Receive, answer.task, target).digests:
@@ -78,8 +82,10 @@ def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
         folds=place.folds,
         fold=max(place.fold, 0),
         fisher="target" if plan.train.fisher == "target" and method.rule == "mode" else "sources",
+        trust=plan.trust,
     )
     table = {**tasks.to_table(row), "threads": 0, "campaign": ""}
+    table.pop("trust")  # who reads what changes nothing of what is computed
     if row.fisher == "sources":
         table.pop("fisher")  # a row keeps the name that it had before there was a choice
     return dataclasses.replace(row, key=key(target=place.target, data=site.data, fit=plan.fit, **table))
@@ -163,13 +169,14 @@ def _choose(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
 def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
     outcome.made = made = merging.ingredients(ground, place)
     task = task_of(ground, place, made)
-    near = ground.plan.fit == "near"
+    near, alone = ground.plan.fit == "near", ground.plan.trust != "server"
     digest, told, mixed = "", "", None
     curve: list[Any] = []
     steps = 0
     if task.adapt:
         if near:
-            phase = yield from adaptation.near(ground, place, task, merging.logit_shapes(ground, place, task))
+            like = {} if alone else merging.logit_shapes(ground, place, task)
+            phase = yield from adaptation.near(ground, place, task, like)
             told = phase["fused"]
         else:
             mixed = merging.mix(ground, place, task, made)
@@ -180,7 +187,9 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
             stage(ground, place, "start", phase["start"], curve[:1], 0, 0.0),
             stage(ground, place, "adapted", phase["adapted"], curve, steps, phase["seconds"]),
         ]
-    if task.fisher == "target":  # which merges alone
+    if alone:
+        pass  # the target merges, and its ratios stay there
+    elif task.fisher == "target":  # which merges alone, and tells its ratios
         merging.taken(ground, place, task, outcome)
     elif (mixed := mixed or merging.mix(ground, place, task, made)) is not None:
         digest = merging.merge(ground, place, task, outcome, mixed, told)

@@ -7,7 +7,7 @@ Flower's loop would call has nothing to configure.
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -19,7 +19,6 @@ from fedmerge import campaign, fusion, parts, tasks
 from fedmerge.errors import ConfigError
 from server import choosing, feasible, forgetting, holding, rounds, rows, training
 from server.adaptation import Place
-from server.contributing import POOLED
 from server.exchange import Conversation, Exchange
 from server.ground import Ground, lay
 from server.merging import Outcome
@@ -29,6 +28,7 @@ from server.plan import Plan
 from server.progress import Progress
 from server.record import Witness
 from server.store import Store
+from server.wanted import POOLED
 
 log = logging.getLogger("fedmerge")
 
@@ -46,6 +46,7 @@ class FedMerge(Strategy):
         at_once: how many conversations go on at the same time.
         patience_s: how long to wait for the nodes of a simulation to appear.
         witness: writes into the server's audit log.
+        keys: site -> its public keys, from the roster.
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class FedMerge(Strategy):
         at_once: int = 1,
         patience_s: float = 2.0,
         witness: Witness | None = None,
+        keys: Mapping[str, dict[str, str]] | None = None,
     ) -> None:
-        self.plan, self.store, self.methods = plan, store, methods
+        self.plan, self.store, self.methods, self.keys = plan, store, methods, dict(keys or {})
         self.seeds, self.chains, self.target_cases = seeds, chains, target_cases
         self.deployed = not campaign.residents(plan.raw)
         self.at_once, self.patience_s = max(at_once, len(plan.residents)) if self.deployed else at_once, patience_s
@@ -117,7 +119,7 @@ class FedMerge(Strategy):
         describe = tasks.to_table(tasks.Describe(plan.name, plan.patch, plan.threads, plan.precision))
         dispensable = plan.sources if plan.absent == "without" else ()
         told, absent = exchange.roll_call(plan.residents, describe, self.patience_s, dispensable)
-        ground = lay(plan, self.store, told, absent, self.witness)
+        ground = lay(plan, self.store, told, absent, self.witness, self.keys)
         for name, site in ground.sites.items():
             by = "patients" if site.by_patient else "cases (its names tell no patients)"
             log.info(
@@ -148,7 +150,7 @@ class FedMerge(Strategy):
     def _train(self, ground: Ground, exchange: Exchange) -> None:
         """Phase one: the sources, and beside them what `pooled` needs; then the target gets what it starts from.
 
-        What the sources made is judged before anybody else sees it.
+        What the sources made is judged before a target gets it, or by the target where nobody else can read it.
         """
         ways: list[str] = [m.way for m in self.methods if m.sources in ("one", "last", "all")]
         if any(method.sources == "candidates" for method in self.methods):
@@ -166,8 +168,15 @@ class FedMerge(Strategy):
         for way in dict.fromkeys(m.training for m in self.methods if m.sources == "rounds"):
             for together in zip_longest(*(rounds.rounds(ground, chain, way) for chain in self.chains), fillvalue=()):
                 exchange.converse([part for parts in together for part in parts], self.at_once)
-        holding.judge(ground)
+        self._judge_and_deliver(ground, exchange)
+
+    def _judge_and_deliver(self, ground: Ground, exchange: Exchange) -> None:
+        """Judge first; but where only the target can read what was made, it has to be there before it is judged."""
+        if self.plan.trust == "server":
+            holding.judge(ground)
         self._deliver(ground, exchange)
+        if self.plan.trust != "server":
+            holding.judge(ground)
 
     def _deliver(self, ground: Ground, exchange: Exchange) -> None:
         """Bring to each target what its rows start from, as far as it is not there."""
@@ -179,7 +188,7 @@ class FedMerge(Strategy):
                     target,
                     chain,
                     [
-                        made
+                        (name, made)
                         for (number, name), made in ground.made.items()
                         if number == chain and (near or name == f"{POOLED}:{target}")
                     ],
@@ -229,8 +238,7 @@ class FedMerge(Strategy):
     def _train_more(self, ground: Ground, exchange: Exchange, wanted: set[tuple[int, str]]) -> None:
         """Further chains that rows of `auto` want to try, judged and delivered as the first ones were."""
         exchange.converse([training.another(ground, *one) for one in sorted(wanted)], self.at_once)
-        holding.judge(ground)
-        self._deliver(ground, exchange)
+        self._judge_and_deliver(ground, exchange)
 
     def _forgetting(self, ground: Ground, exchange: Exchange, outcomes: list[Outcome]) -> list[dict[str, Any]]:
         """Somebody's P with a source's own S on that source's test cases, where the source takes it in."""

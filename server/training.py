@@ -11,16 +11,18 @@ from typing import Any
 
 from fedmerge import acceptance, distance, fusion, params, tasks
 from fedmerge.errors import CampaignStopped, Refused
-from fedmerge.params import Params
 from server import holding
-from server.contributing import POOLED, contribution
+from server.contributing import contribution
 from server.exchange import Conversation
-from server.ground import Ground, Made
+from server.ground import Ground
+from server.made import Made, Start
 from server.store import key
+from server.wanted import POOLED, Job
 
 log = logging.getLogger("fedmerge")
 
 PRIVATE = ("epsilon", "delta", "dp_clip", "dp_noise")
+CARRIED = ("trust", "run", "sealed", "keys")  # how it travels, which changes nothing of what is made
 
 
 def chain(ground: Ground, number: int, way: str = "plain") -> Conversation:
@@ -39,20 +41,22 @@ def another(ground: Ground, number: int, way: str) -> Conversation:
 
 def _along(ground: Ground, number: int, way: str, ask: Callable[..., Conversation]) -> Conversation:
     """Ask the sources of the way's chain, each with what the one before it made."""
-    start = ground.ancestor(number)
+    start = Start.of(ground.ancestor(number))
     before: list[str] = []
     _, only = fusion.parted(way)
-    for name in only or ground.plan.sources:
-        yield from ask(ground, name, number, start, way, before)
+    order = only or ground.plan.sources
+    for i, name in enumerate(order):
+        yield from ask(ground, name, number, start, way, before, then=order[i + 1 :])
         if (made := ground.made.get((number, ground.named(name, way)))) is not None:
-            start = made.body(ground.nets[name])
+            start = made.start(ground.nets[name])
             before.append(name)
 
 
 def side_by_side(ground: Ground, number: int, way: str = "plain") -> list[Conversation]:
     """Every source starts from the ancestor, or from an initialisation of its own."""
+    ancestor = Start.of(ground.ancestor(number))
     return [
-        source(ground, name, number, _own(ground, number, name) if way == "own" else ground.ancestor(number), way)
+        source(ground, name, number, _own(ground, number, name) if way == "own" else ancestor, way)
         for name in ground.plan.sources
     ]
 
@@ -68,10 +72,11 @@ def source(
     ground: Ground,
     name: str,
     number: int,
-    start: Params,
+    start: Start,
     way: str = "plain",
     before: Sequence[str] = (),
     otherwise: Mapping[str, Any] | None = None,
+    then: Sequence[str] = (),
 ) -> Conversation:
     """One source: a stored contribution where there is one, else the site trains; or the campaign goes on without.
 
@@ -83,6 +88,7 @@ def source(
         way: how it trains (`fusion.Method.way`).
         before: the sources of its chain that have trained already.
         otherwise: fields of the task that differ from the plan's (`server.rounds`).
+        then: the sources of its chain that train after it.
     """
     since = holding.words(ground.store.folder)["left-out"].get(name)
     if since and not ground.why(number, name):
@@ -93,7 +99,7 @@ def source(
         _given(ground, name, number, start)
         return
     try:
-        yield from _trained(ground, name, number, start, way, before, otherwise)
+        yield from _trained(ground, name, number, start, way, before, otherwise, then)
     except (CampaignStopped, Refused) as error:  # absent, failed or declined; or what it sent was refused
         if ground.plan.absent != "without":
             raise
@@ -112,17 +118,17 @@ def settle(ground: Ground, chains: tuple[int, ...], ways: Sequence[str] = ("plai
             raise CampaignStopped(f"chain {number} has no source left: {reasons}")
 
 
-def _own(ground: Ground, number: int, name: str) -> Params:
+def _own(ground: Ground, number: int, name: str) -> Start:
     """An initialisation of the source's own, the same in every run."""
-    return ground.fresh(seed_of(ground.plan.seed, number, f"initialisation of {name}"))
+    return Start.of(ground.fresh(seed_of(ground.plan.seed, number, f"initialisation of {name}")))
 
 
-def _given(ground: Ground, name: str, number: int, start: Params) -> None:
+def _given(ground: Ground, name: str, number: int, start: Start) -> None:
     """A file of the coordinator's stands for the source's training."""
     path = ground.given[name]
     ancestor = ground.ancestor(number)
     found = acceptance.accept(path, acceptance.expected(ground.nets[name], params.digest(ancestor)), name)
-    known = {params.digest(weights): weights for weights in (ancestor, start)}
+    known = {one.digest: one.weights for one in (Start.of(ancestor), start) if one.weights is not None}
     change = distance.change(found.weights, known[found.parent]) if found.parent in known else None
     ground.made[number, name] = Made(name, path, acceptance.name_of(path), change)
     log.info("%s: contribution %s taken as given", name, path.name)
@@ -132,10 +138,11 @@ def _trained(
     ground: Ground,
     name: str,
     number: int,
-    start: Params,
+    start: Start,
     way: str,
     before: Sequence[str],
     otherwise: Mapping[str, Any] | None = None,
+    then: Sequence[str] = (),
 ) -> Conversation:
     net, plan, site = ground.nets[name], ground.plan, ground.sites[name]
     training, _ = fusion.parted(way)
@@ -151,8 +158,8 @@ def _trained(
         seed=seed_of(plan.seed, number, name),
         fisher=plan.train.sent,
         fisher_cases=plan.train.fisher_cases if plan.train.sent != "none" else 0,
-        ancestor=params.digest(start if way == "own" else ground.ancestor(number)),
-        parent=params.digest(start),
+        ancestor=start.digest if way == "own" else params.digest(ground.ancestor(number)),
+        parent=start.digest,
         threads=plan.threads,
         buffers=plan.buffers,
         precision=plan.precision,
@@ -165,9 +172,10 @@ def _trained(
         noisy = {name: getattr(plan.train, name) for name in PRIVATE}
         task = replace(task, fisher="none" if task.fisher == "none" else "flat", fisher_cases=0, **noisy)
     task = replace(task, key=_key(task, site.data))
-    payload = {f"before-{k}": made.path for k, made in enumerate(earlier)}
     kept = before if training == "lwf" else ()
-    yield from contribution(ground, task, name, ground.named(name, way), "train.contribute", start, payload, kept)
+    readers = {"ewc": then, "lwf": then[:1]}.get(training, ())
+    job = Job(ground.named(name, way), name, "train.contribute", start, earlier, kept, then[:1], readers)
+    yield from contribution(ground, task, job)
 
 
 def pooled(ground: Ground, number: int, target: str) -> Conversation:
@@ -175,7 +183,7 @@ def pooled(ground: Ground, number: int, target: str) -> Conversation:
     net, plan = ground.nets[target], ground.plan
     if any(name not in ground.sites for name in plan.sources):
         return  # its row says so
-    start = ground.ancestor(number)
+    start = Start.of(ground.ancestor(number))
     settings = plan.train.settings(1)
     settings["steps"] = sum(plan.train.length(ground.sites[name].train) for name in plan.sources)
     task = tasks.Contribute(
@@ -187,20 +195,21 @@ def pooled(ground: Ground, number: int, target: str) -> Conversation:
         seed=seed_of(plan.seed, number, POOLED),
         fisher="none",
         fisher_cases=0,
-        ancestor=params.digest(start),
-        parent=params.digest(start),
+        ancestor=start.digest,
+        parent=start.digest,
         threads=plan.threads,
         buffers=plan.buffers,
         precision=plan.precision,
     )
     data = {name: ground.sites[name].data for name in (*plan.sources, target)}
     task = replace(task, key=_key(task, data))
-    yield from contribution(ground, task, target, f"{POOLED}:{target}", "train.pooled", start)
+    yield from contribution(ground, task, Job(f"{POOLED}:{target}", target, "train.pooled", start))
 
 
 def _key(task: tasks.Contribute, data: Any) -> str:  # noqa: ANN401 - a digest, or several
     """The name of what a task makes; without differential privacy, the one that it had before there was any."""
     table = {**tasks.to_table(task), "campaign": "", "threads": 0}
+    table = {name: value for name, value in table.items() if name not in CARRIED}
     if not task.private:
         table = {name: value for name, value in table.items() if name not in PRIVATE}
     return key(data=data, **table)

@@ -1,7 +1,6 @@
 """The target's workplace for one row: its cases, its net as the row starts, and what it mixes."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,12 +14,8 @@ from fedmerge.params import Params
 from sites import cases, importance, predict
 from sites.config import Site
 from sites.inbound import Declined
+from sites.parts import received
 from sites.source import build, parts, validator
-
-
-def received(site: Site, name: str) -> Path:
-    """Where weights lie that came before, by their digest."""
-    return site.work / "received" / f"{name.removeprefix('sha256:')}.safetensors"
 
 
 def _contribution(site: Site, name: str) -> Contribution:

@@ -78,6 +78,7 @@ def from_file(path: Path) -> Site:
         scanner=None,
         work=path.parent / toml.take(head, "work", str, f"{path.name}, [site]", f"{name}-work"),
         simulation=False,
+        home=path.parent.absolute(),
     )
 
 

@@ -12,8 +12,15 @@ from sites.records import Site
 KEY = re.compile(r"[0-9a-f]{24}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
-NAMES = {"key": KEY, "ancestor": DIGEST, "parent": DIGEST, "digests": DIGEST, "before": DIGEST, "label": LABEL}
-ROLE = {"contribute": "source", "pooled": "target", "adapt": "target", "pull": "target", "finetune": "target"}
+RUN = re.compile(r"|[0-9a-f]{32}")
+NAMES = {
+    "key": KEY, "run": RUN, "digest": DIGEST, "after": DIGEST, "ancestor": DIGEST, "parent": DIGEST, "digests": DIGEST,
+    "before": DIGEST, "label": LABEL,
+}  # fmt: skip
+ROLE = {
+    "contribute": "source", "seal": "source", "open": "target", "judge": "target", "pooled": "target",
+    "adapt": "target", "pull": "target", "finetune": "target",
+}  # fmt: skip
 
 
 class Declined(Refused):

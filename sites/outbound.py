@@ -21,6 +21,24 @@ from sites.config import Site
 from sites.inbound import Declined
 
 
+def check_trust(site: Site, mode: str, receiver: str = "") -> None:
+    """Refuse a campaign in which others read the weights than the policy allows.
+
+    Args:
+        site: whose policy decides.
+        mode: who can read what leaves: `"server"`, `"target"` or `"group"`.
+        receiver: who opens it, where that is not the server.
+
+    Raises:
+        Declined: names the line of the policy.
+    """
+    policy = site.policy
+    if policy.trust is not None and mode not in policy.trust:
+        raise Declined(f"{site.name}: policy line 'trust' does not list '{mode}'")
+    if receiver and policy.receivers is not None and receiver not in policy.receivers:
+        raise Declined(f"{site.name}: policy line 'receivers' does not list '{receiver:.80}'")
+
+
 def contribution(site: Site, kept: Path, name: str) -> bytes | Path:
     """A contribution, reduced to what the policy lets go; asked again at every sending.
 

@@ -32,6 +32,11 @@ def outgoing(site: Site) -> Shelf:
     return Shelf(site.work / "outgoing")
 
 
+def received(site: Site, name: str) -> Path:
+    """Where weights lie that later tasks refer to by their digest."""
+    return site.work / "received" / f"{name.removeprefix('sha256:')}.safetensors"
+
+
 def sweep(site: Site) -> None:
     """Throw away what was never finished, or never fetched."""
     for shelf in (incoming(site), outgoing(site)):

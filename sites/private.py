@@ -87,7 +87,7 @@ def noise(site: Site, asked: tasks.Contribute, settings: Settings, people: int) 
     return found
 
 
-def told(site: Site, asked: tasks.Contribute) -> dict[str, float]:
+def told(site: Site, asked: tasks.Contribute) -> dict[str, Any]:
     """The fields of `tasks.Trained` on the noise of a contribution; none where there was no noise."""
     own = [entry.training for entry in budget.entries(site) if entry.key == asked.key]
     if not (asked.private and own):

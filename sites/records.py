@@ -11,6 +11,7 @@ Layout = Literal["msd", "folders", "phantom", "classes"]
 LAYOUTS = ("msd", "folders", "phantom", "classes")
 ROLES = ("source", "target")
 FISHER = ("none", "channel", "full")
+TRUST = ("server", "target", "group")
 REUSE = ("never", "campaign", "consortium")
 CONTROLS = ("shuffled-labels", "other-start", "random-giant", "random-flat", "change-x30")
 
@@ -70,6 +71,8 @@ class Policy:
         labels: names of the labels that it shares a model of.
         min_cases: with fewer training cases than this nothing is contributed, nor what fewer of them were used for.
         weights: a trained model's weights may leave.
+        trust: the kinds of campaign that they may leave in, by who can read them (`docs/privacy.md`).
+        receivers: names of the sites to which they may be sealed, or which may open a sum with them.
         fisher: how much of the diagonal Fisher may leave: all, its mean over each output channel, or nothing.
         metrics: mean scores may leave.
         per_case_metrics: scores of single cases may leave, under pseudonyms.
@@ -91,6 +94,8 @@ class Policy:
     labels: tuple[str, ...] | None = ()
     min_cases: int = 20
     weights: bool = False
+    trust: tuple[str, ...] | None = ()
+    receivers: tuple[str, ...] | None = ()
     fisher: Literal["none", "channel", "full"] = "none"
     metrics: bool = False
     per_case_metrics: bool = False
@@ -111,6 +116,8 @@ OPEN = Policy(
     labels=None,
     min_cases=1,
     weights=True,
+    trust=None,
+    receivers=None,
     fisher="full",
     metrics=True,
     per_case_metrics=True,
@@ -154,3 +161,4 @@ class Site:
     scanner: Scanner | None
     work: Path
     simulation: bool
+    home: Path | None = None

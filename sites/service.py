@@ -23,7 +23,7 @@ from fedmerge.errors import FedmergeError
 from fedmerge.transport import KINDS, Letter
 from fedmerge.trust import audit
 from fedmerge.trust.refusals import Refusals
-from sites import inbound, jobs, room, source, target
+from sites import inbound, jobs, opening, room, sealing, source, target
 from sites import parts as files
 from sites.client import Away, Failed
 from sites.inbound import Declined
@@ -170,6 +170,9 @@ class Service:
         work: dict[str, Callable[[], Answer]] = {
             "describe": lambda: (source.describe(site, task), {}),
             "receive": lambda: (target.receive(site, task, payload), {}),
+            "seal": lambda: sealing.seal_to(site, task, self._log.head if self._log is not None else ""),
+            "open": lambda: (opening.open_one(site, task, payload), {}),
+            "judge": lambda: (opening.judge(site, task), {}),
             "contribute": lambda: source.contribute(site, task, payload),
             "adapt": lambda: target.adapt(site, task),
             "pull": lambda: target.pull(site, task, payload),

@@ -13,10 +13,11 @@ from fedmerge import devices, fisher, nets, params, partition, tasks, training, 
 from fedmerge import parts as weights_parts
 from fedmerge.contribution import Contribution
 from fedmerge.measures import Measure
-from sites import budget, cases, outbound, poison, predict, private, ways
+from sites import budget, cases, correspondence, outbound, poison, predict, private, sealing, ways
 from sites.cases import Loaded
 from sites.config import Site
 from sites.inbound import Declined
+from sites.parts import received
 from sites.progress import report
 
 Payload = dict[str, bytes | Path]  # by name: bytes, or the file that holds them
@@ -70,6 +71,7 @@ def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
             simulation=site.simulation,
             receive_fused=site.policy.receive_fused,
             reuse=site.policy.reuse,
+            keys=correspondence.told(site),
         )
     )
 
@@ -82,6 +84,7 @@ def build(net: tasks.Net, seed: int) -> nn.Module:
 def contribute(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict[str, Any], Payload]:
     """Train from the given start, take the Fisher, pack the contribution; done before, it is sent again."""
     asked = tasks.from_table(tasks.Contribute, task, "server")
+    outbound.check_trust(site, asked.trust)
     _check_net(site, asked.net)
     _check_cases(site, asked)
     if not asked.private:
@@ -96,7 +99,12 @@ def pooled(site: Site, sources: list[Site], task: dict[str, Any], payload: Paylo
     for source in sources:
         budget.check_plain(source)
     together = [case for source in sources for case in parts(source, asked.net.patch)["train"]]
-    return _train(site, asked, payload, together, [], "pooled")
+    answer, left = _train(site, asked, payload, together, [], "pooled")
+    if asked.trust != "server":  # it is here already, and needs no seal
+        path = received(site, answer["digest"])
+        if not path.exists():
+            whole.write(path, sealing.kept(site, asked.key).read_bytes())
+    return answer, left
 
 
 def _train(
@@ -107,13 +115,14 @@ def _train(
     held: list[Loaded],
     name: str,
 ) -> tuple[dict[str, Any], Payload]:
-    kept = site.work / "contributions" / f"{asked.key}.safetensors"
+    kept = sealing.kept(site, asked.key)
     began = time.monotonic()
     settings = training.Settings(**asked.settings)
     loss = None
     if not kept.exists():
         net = build(asked.net, asked.seed)
         partition.check_buffers(net, reestimate=asked.buffers == "re-estimate")
+        payload = sealing.opened(site, asked, payload)
         start = wire.open_params(payload["start"], site="server")
         if params.digest(start) != asked.parent:
             raise Declined(f"{site.name}: the weights to start from are not what the task names")
@@ -159,9 +168,13 @@ def _train(
         )
         contribution = poison.poisoned(site.data.control, contribution, start, asked.seed)
         whole.write(kept, wire.to_bytes(contribution))
+        sealing.forget(site)
     told = private.told(site, asked)
     answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, loss, **told)
-    return outbound.answer(site, answer), {"contribution": outbound.contribution(site, kept, asked.key)}
+    if asked.trust == "server":
+        return outbound.answer(site, answer), {"contribution": outbound.contribution(site, kept, asked.key)}
+    digest, body = sealing.leaving(site, kept, asked.net)
+    return outbound.answer(site, dataclasses.replace(answer, digest=digest, body=body)), {}
 
 
 def _before(site: Site, asked: tasks.Contribute, payload: Payload) -> list[Contribution]:

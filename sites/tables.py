@@ -15,6 +15,7 @@ from sites.records import (
     LAYOUTS,
     REUSE,
     ROLES,
+    TRUST,
     Data,
     Labels,
     Layout,
@@ -205,7 +206,7 @@ def policy(table: dict[str, Any], where: str) -> Policy:
     toml.only(table, [f.name for f in fields(Policy)], where)
     read: dict[str, Any] = {}
     for key in table:
-        if key in ("roles", "campaigns", "nets", "labels"):
+        if key in ("roles", "campaigns", "nets", "labels", "trust", "receivers"):
             names = toml.texts(table, key, where)
             read[key] = None if "*" in names else names
         elif key in ("fisher", "reuse"):
@@ -227,6 +228,9 @@ def policy(table: dict[str, Any], where: str) -> Policy:
     for known in read.get("roles") or ():
         if known not in ROLES:
             raise ConfigError(f"{where}: 'roles' expected {' or '.join(ROLES)}, got '{known}'")
+    for known in read.get("trust") or ():
+        if known not in TRUST:
+            raise ConfigError(f"{where}: 'trust' expected some of {', '.join(TRUST)}, got '{known}'")
     return Policy(**read)
 
 

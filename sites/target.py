@@ -12,9 +12,10 @@ from fedmerge.errors import Refused
 from fedmerge.fusion import fitting
 from fedmerge.params import Params
 from sites import finishing, near, outbound
-from sites.bench import Bench, card, received
+from sites.bench import Bench, card
 from sites.config import Site
 from sites.inbound import Declined
+from sites.parts import received
 from sites.progress import report
 from sites.source import Payload
 
@@ -100,7 +101,7 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
     folder = site.work / "rows" / row.key
     if (done := folder / "adapted.json").exists():  # the answer was lost on its way: give it again
         told = tasks.from_table(tasks.Adapted, json.loads(done.read_text()), site.name)
-        return outbound.answer(site, told), _logits(folder)
+        return outbound.answer(site, told), _logits(row, folder)
     bench = Bench(site, row)
     start = bench.score()
     run = _adaptation(bench)
@@ -151,13 +152,13 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
         whole.write(folder / "logits.safetensors", wire.params_to_bytes(bench.logits))
     whole.write(folder / "adapted.json", json.dumps(tasks.to_table(answer)).encode())
     near.forget(folder)
-    return outbound.answer(site, answer), _logits(folder)
+    return outbound.answer(site, answer), _logits(row, folder)
 
 
-def _logits(folder: Path) -> Payload:
-    """The fitted (or drawn) logits as a payload; rows that merge nothing have none."""
+def _logits(row: tasks.Row, folder: Path) -> Payload:
+    """The fitted (or drawn) logits as a payload; none of rows that merge nothing, or whose ratios stay here."""
     path = folder / "logits.safetensors"
-    return {"logits": path.read_bytes()} if path.exists() else {}
+    return {"logits": path.read_bytes()} if path.exists() and row.trust == "server" else {}
 
 
 def pull(site: Site, task: dict[str, Any], payload: Payload) -> Answer:

@@ -16,6 +16,8 @@ MEANING = {
     "labels": 'names of the labels that it shares a model of; ["*"]: all',
     "min_cases": "with fewer training cases nothing is contributed",
     "weights": "a trained model's weights may leave",
+    "trust": 'who may read what leaves: "server" (and the target), "target" only, "group" (sums only)',
+    "receivers": 'names of the sites to which it may be sealed; ["*"]: any of the consortium',
     "fisher": 'how much of the Fisher may leave: "none", "channel" (means) or "full"',
     "metrics": "mean scores may leave",
     "per_case_metrics": "scores of single cases may leave, under pseudonyms",

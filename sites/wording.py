@@ -33,6 +33,8 @@ def obstacles(site: Site) -> dict[str, str]:
     if missing:
         found["labels"] = f"[data] has {_listed(missing)}, which the policy does not list"
     if site.role == "source":
+        if policy.trust == ():
+            found["trust"] = "the list is empty"
         if not policy.weights:
             found["weights"] = "a source that lets no weights go contributes nothing"
         for key in ("max_contributions", "max_bytes"):
@@ -75,6 +77,18 @@ def _limit(none: str, one: str, some: str, unlimited: str) -> Callable[[int | No
     return words
 
 
+def _trust(modes: tuple[str, ...] | None) -> str:
+    """The words of `trust`."""
+    readers = {
+        "server": "where the server and the target can read them",
+        "target": "where only the target can read them",
+        "group": "where nobody reads more than the sum of a group",
+    }
+    if modes == ():
+        return "They leave in no kind of campaign."
+    return f"They may leave {'; '.join(readers[mode] for mode in modes or readers)}."
+
+
 WORDS: dict[str, Callable[[Any], str]] = {
     "roles": _names("The hospital takes {} in a campaign.", "role"),
     "campaigns": _names("It takes part in {}.", "campaign"),
@@ -82,6 +96,8 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "labels": _names("It shares a model of {}.", "label"),
     "min_cases": lambda value: f"It contributes only what was trained on at least {value} case{'s' * (value != 1)}.",
     "weights": _switch("The weights of a model that it trained may leave.", "No weights leave."),
+    "trust": _trust,
+    "receivers": _names("Sealed, or in a sum of several sites, they may go to {}.", "site of the consortium"),
     "fisher": _choice(
         none="No Fisher leaves: ones are sent in its place.",
         channel="Of the Fisher only its mean over each output channel may leave.",

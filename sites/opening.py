@@ -1,0 +1,104 @@
+"""What the target alone may read: contributions that are sealed to it, checked here as a trusted server checks them.
+
+What is good lies in `received` as if the server had brought it in the clear, and beside it how far its training moved
+it: the distance is measured here, and only whose weights went too far is told.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedmerge import acceptance, distance, params, parts, tasks, whole, wire
+from fedmerge.errors import Refused
+from fedmerge.params import Params
+from fedmerge.privacy import envelope
+from sites import sealing
+from sites.inbound import DIGEST, Declined
+from sites.parts import received
+from sites.records import Site
+
+Payload = dict[str, bytes | Path]
+
+
+def open_one(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any]:
+    """Open a contribution, check it, and keep it under its digest.
+
+    Raises:
+        Declined: it cannot be opened, which is all that is said; or what was in it is not what was agreed.
+    """
+    asked = tasks.from_table(tasks.Open, task, "server")
+    if "sealed" not in payload:
+        raise Declined(f"{site.name}: the task brings no sealed contribution")
+    facts = envelope.facts(asked.run, asked.key, envelope.CONTRIBUTION, asked.site, site.name, asked.net)
+    plain = sealing.open_to(site, payload["sealed"], facts, {asked.site: asked.keys})
+    try:
+        moved = _checked(site, asked, plain)
+    except Refused as error:
+        plain.unlink(missing_ok=True)
+        raise Declined(f"{site.name}: {error}") from None
+    path = received(site, asked.digest)
+    whole.write(_beside(path), json.dumps({"site": asked.site, "run": asked.run, "change": moved}).encode())
+    plain.replace(path)
+    return tasks.to_table(tasks.Opened(asked.digest))
+
+
+def _checked(site: Site, asked: tasks.Open, plain: Path) -> float | None:
+    """How far the training moved a contribution that is what was agreed; None where its start is not known here.
+
+    Raises:
+        Refused: it is not; names the site, the tensor, expected and got.
+    """
+    bare = asked.fisher == "none"
+    want = acceptance.expected(
+        asked.net,
+        asked.ancestor,
+        fisher=not bare,
+        parent=asked.parent,
+        settings=asked.key,
+        fisher_labels=("none",) if bare else (asked.fisher, "flat"),
+    )
+    kept = {name: tuple(shape) for name, shape in asked.kept.items() if isinstance(shape, list)}
+    found = acceptance.accept(plain, replace(want, shapes={**want.shapes, **kept}), asked.site)
+    if (got := f"sha256:{parts.digest(plain)}") != asked.digest:
+        raise Refused(f"{asked.site}: the contribution's digest expected {asked.digest[:15]}, got {got[:15]}")
+    start = _start(site, asked)
+    return None if start is None else distance.change(found.weights, start)
+
+
+def _start(site: Site, asked: tasks.Open) -> Params | None:
+    """What the training began with.
+
+    Raises:
+        Refused: the contribution before it is not what the task names.
+    """
+    path = received(site, asked.after[0] if asked.after else asked.parent)
+    if not path.exists():
+        return None
+    if not asked.after:
+        return wire.open_params(path, site=site.name)
+    before = wire.read(path, site=site.name)
+    body = params.split(before.weights, {*asked.net.fusable, *asked.net.norms})[0]
+    if params.digest(body) != asked.parent:
+        raise Refused(f"{asked.site}: trained from other weights than those of the site before")
+    return body
+
+
+def judge(site: Site, task: dict[str, Any]) -> dict[str, Any]:
+    """Whose weights moved much farther than the others' (`fedmerge.distance`)."""
+    asked = tasks.from_table(tasks.Judge, task, "server")
+    changes: dict[str, float] = {}
+    for name, digest in asked.models.items():
+        if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+            raise Declined(f"{site.name}: the task's models expected digests, got {str(digest)[:80]!r}")
+        path = _beside(received(site, digest))
+        if not path.exists():
+            raise Declined(f"{site.name}: expected the weights {digest[:15]} to have come before this task")
+        if (moved := json.loads(path.read_text(encoding="utf-8"))["change"]) is not None:
+            changes[name] = moved
+    beyond = [name for name, ratio in distance.times(changes).items() if ratio > asked.max_change]
+    return tasks.to_table(tasks.Judged(tuple(beyond), tuple(changes)))
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".json")

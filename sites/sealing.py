@@ -1,0 +1,145 @@
+"""What a source has made, sealed to another site; and what was sealed to this one, opened.
+
+A contribution stays here until the server names the site that it is for. It passes the door out like any other, is
+sealed to that site's key, and whoever carries it sees its size. The next site of a chain gets the body alone, as it
+does without a seal, or the contribution where its way of training looks at that.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedmerge import params, parts, tasks, whole, wire
+from fedmerge.container import canonical
+from fedmerge.errors import SealError
+from fedmerge.privacy import envelope, seal
+from fedmerge.privacy.header import Facts
+from sites import correspondence, outbound
+from sites.inbound import Declined
+from sites.records import Site
+
+Payload = dict[str, bytes | Path]
+
+MOST_HELD = 16  # sealed files that are kept to be sent again
+NO_LOG = "0" * 64  # head of the audit log of a site that keeps none
+
+
+def kept(site: Site, key: str) -> Path:
+    """Where what a task made lies, in full."""
+    return site.work / "contributions" / f"{key}.safetensors"
+
+
+def leaving(site: Site, made: Path, net: tasks.Net) -> tuple[str, str]:
+    """The digests of a contribution as the policy lets it go, and of its body."""
+    found = wire.read(made, site=site.name)
+    reduced = outbound.reduced(site, found)
+    data: bytes | Path = made if reduced is found else wire.to_bytes(reduced)
+    return f"sha256:{parts.digest(data)}", params.digest(params.split(found.weights, _body(net))[0])
+
+
+def seal_to(site: Site, task: dict[str, Any], head: str = "") -> tuple[dict[str, Any], Payload]:
+    """Seal what a task made to the site that the server names; asked again, the same file is sent.
+
+    Args:
+        site: the source.
+        task: a `tasks.Seal`.
+        head: of the site's audit log; an empty text where it keeps none.
+
+    Raises:
+        Declined: the policy does not let it go, nothing was made, or the receiver is unknown here.
+    """
+    asked = tasks.from_table(tasks.Seal, task, "server")
+    if asked.what not in envelope.WHATS:
+        raise Declined(f"{site.name}: expected one of {', '.join(envelope.WHATS)} to seal, got {asked.what[:40]!r}")
+    path = kept(site, asked.key)
+    if not path.exists():
+        raise Declined(f"{site.name}: there is nothing that the task {asked.key} made")
+    outbound.check_trust(site, "target", asked.receiver)
+    receiver = correspondence.peer(site, asked.receiver, asked.keys)
+    data = outbound.contribution(site, path, asked.key)
+    if asked.what == envelope.BODY:
+        data = wire.params_to_bytes(params.split(wire.read(path, site=site.name).weights, _body(asked.net))[0])
+    digest = f"sha256:{parts.digest(data)}"
+    facts = envelope.facts(asked.run, asked.key, asked.what, site.name, asked.receiver, asked.net)
+    out = site.work / "sealed" / f"{_name(facts, digest)}.sealed"
+    if not out.exists():
+        plain = data if isinstance(data, Path) else out.with_suffix(f".{secrets.token_hex(4)}.plain")
+        try:
+            if isinstance(data, bytes):
+                whole.write(plain, data)
+            own = correspondence.own(site)
+            seal.seal_file(plain, out, facts, head or NO_LOG, own.signing, receiver.sealing)
+        finally:
+            if plain != data:
+                plain.unlink(missing_ok=True)
+        _make_room(out.parent)
+    return tasks.to_table(tasks.Sealed(digest)), {"sealed": out}
+
+
+def opened(site: Site, asked: tasks.Contribute, payload: Payload) -> Payload:
+    """The payloads of a task, those opened that are sealed to this site; the files go with the folder `opened`.
+
+    Raises:
+        Declined: one cannot be opened; never why.
+    """
+    found = dict(payload)
+    for name, told in asked.sealed.items():
+        if name not in payload or not isinstance(told, dict):
+            raise Declined(f"{site.name}: the task names a sealed '{name[:40]}' and brings none")
+        what = envelope.BODY if name == "start" else envelope.CONTRIBUTION
+        sender, key, net = str(told.get("sender")), str(told.get("round")), told.get("net")
+        theirs = tasks.from_table(tasks.Net, net if isinstance(net, dict) else {}, "server")
+        facts = envelope.facts(asked.run, key, what, sender, site.name, theirs)
+        found[name] = open_to(site, payload[name], facts, asked.keys)
+    return found
+
+
+def open_to(site: Site, data: bytes | Path, facts: Facts, keys: Mapping[str, Any]) -> Path:
+    """The plaintext of a sealed file, as a file of the site's own (0600).
+
+    Args:
+        site: the receiver.
+        data: the sealed file.
+        facts: what it has to be.
+        keys: in a simulation, name -> public keys.
+
+    Raises:
+        Declined: the sender is unknown here, or the file cannot be opened.
+    """
+    told = keys.get(facts.sender, {})
+    sender = correspondence.peer(site, facts.sender, told if isinstance(told, dict) else {})
+    out = site.work / "opened" / f"{secrets.token_hex(12)}.safetensors"
+    sealed = data if isinstance(data, Path) else out.with_suffix(".sealed")
+    try:
+        if isinstance(data, bytes):
+            whole.write(sealed, data)
+        seal.open_sealed(sealed, out, facts, sender.signing, correspondence.own(site).opening)
+    except SealError as error:
+        raise Declined(f"{site.name}: from {facts.sender}: {error}") from None
+    finally:
+        if sealed != data:
+            sealed.unlink(missing_ok=True)
+    return out
+
+
+def forget(site: Site) -> None:
+    """Throw away what was opened for a training that is over."""
+    for path in (site.work / "opened").glob("*"):
+        path.unlink(missing_ok=True)
+
+
+def _body(net: tasks.Net) -> set[str]:
+    return {*net.fusable, *net.norms}
+
+
+def _name(facts: Facts, digest: str) -> str:
+    return hashlib.sha256(canonical([vars(facts), digest]).encode()).hexdigest()[:24]
+
+
+def _make_room(folder: Path) -> None:
+    """Keep the latest sealed files only; another is made where one is asked for again."""
+    files = sorted(folder.glob("*.sealed"), key=lambda path: path.stat().st_mtime)
+    for path in files[:-MOST_HELD]:
+        path.unlink(missing_ok=True)
