@@ -82,7 +82,8 @@ BY_NAME: dict[str, Form] = {
     "curve": CURVE,
     **dict.fromkeys(("start", "adapted", "finetuned"), SCORES),
     **dict.fromkeys(
-        ("labels", "channels", "sources", "digests", "fusable", "norms", "heads", "other", "beyond", "known"), TEXTS,
+        ("labels", "channels", "sources", "digests", "fusable", "norms", "heads", "other", "beyond", "known",
+         "hellos"), TEXTS,
     ),
 }  # fmt: skip
 

@@ -7,6 +7,10 @@ query.receive        Receive    -> Receive              weights that later tasks
 query.seal           Seal       -> Sealed               what a source has made, sealed to another site
 query.open           Open       -> Opened               a sealed contribution, for the target
 query.judge          Judge      -> Judged               whose weights moved much farther than the others'
+query.hello          Greet      -> Greeted              a masked group: a fresh key, signed
+query.mask           Mask       -> Masked               what a source has made, under the masks of its group
+query.sum            Sum        -> Opened               the sum of a group, for the target
+query.forget         Forget     -> Forgotten            the key of a sum that is over
 train.adapt          Row        -> Adapted              near: the whole fit beside the target's data
 train.pull           Pull       -> Pulled               far: one step, weights in, gradient out
 train.finetune       Row        -> Finetuned
@@ -21,6 +25,14 @@ from typing import Any, TypeVar
 from fedmerge import answers, forms
 from fedmerge.answers import Task
 from fedmerge.errors import Refused
+from fedmerge.sums import Forget as Forget
+from fedmerge.sums import Forgotten as Forgotten
+from fedmerge.sums import Greet as Greet
+from fedmerge.sums import Greeted as Greeted
+from fedmerge.sums import Group
+from fedmerge.sums import Mask as Mask
+from fedmerge.sums import Masked as Masked
+from fedmerge.sums import Sum as Sum
 
 Curve = list[tuple[int, float]]
 CaseScore = dict[str, Any]  # {"case": id or pseudonym, "dice": {label: number or None}}, or as `measures` has it
@@ -95,9 +107,9 @@ class Contribute:
     With `epsilon` or `dp_noise` the site trains with differential privacy (`fedmerge.privacy.dpsgd`), and ones stand
     in place of the Fisher.
 
-    With another `trust` than `"server"` the contribution stays at the site until it is asked for (`Seal`). Payloads
-    that `sealed` names are sealed to the site: {"sender": who sealed it, "round": the key of the task that made it,
-    "net": the sender's}.
+    With another `trust` than `"server"` the contribution stays at the site until it is asked for (`Seal`, `Mask`).
+    Payloads that `sealed` names are sealed to the site: {"sender": who sealed it, "round": the key of the task that
+    made it, "net": the sender's}.
     """
 
     key: str
@@ -199,7 +211,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Opened:
-    """The contribution is there."""
+    """The contribution, or the model of a group, is there under this digest."""
 
     digest: str
 
@@ -332,7 +344,7 @@ class Scored:
 Record = TypeVar("Record")
 KINDS: dict[str, Any] = {
     "str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "tuple": (list, tuple), "Net": dict,
-    "Row": dict, "list": list,
+    "Row": dict, "Group": dict, "list": list,
 }  # fmt: skip
 
 
@@ -361,7 +373,7 @@ def from_table(kind: type[Record], table: dict[str, Any], who: str) -> Record:
             f"{who}: {kind.__name__} expected the fields {sorted(fields)}, got {sorted(table)}: "
             f"are both sides of the same version?"
         )
-    nested = {"Net": Net, "Row": Row}
+    nested = {"Net": Net, "Row": Row, "Group": Group}
     values: dict[str, Any] = {}
     for name, value in table.items():
         hint = str(getattr(fields[name].type, "__name__", fields[name].type))

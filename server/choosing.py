@@ -22,7 +22,9 @@ from server.adaptation import Place
 from server.exchange import Answer, Ask
 from server.ground import Ground
 from server.merging import Outcome
+from server.plan import Plan
 
+MERGED = "imm-mode+warm-up"
 STITCHED = "imm-mode+stitch+keep-norm+wise-ft"
 CHAIN = "lwf+stitch+wise-ft"
 FOLDS = 3
@@ -43,7 +45,9 @@ class Wanted(Exception):
 def candidates(ground: Ground, target: str) -> list[fusion.Method]:
     """The methods that `auto` chooses among at a target, best guess first: of equals the first is taken."""
     plan = ground.plan
-    whole = ["imm-mode+warm-up"]
+    whole = [MERGED]
+    if plan.trust == "group":
+        return fusion.expand([*whole, *(_alone(plan).values() if len(plan.mixed) > 1 else ())], plan.mixed)
     if plan.fit == "far":
         return fusion.expand(whole, plan.sources)
     if _chained(ground):
@@ -61,15 +65,15 @@ def further(ground: Ground, target: str, scores: dict[str, float]) -> Iterator[f
         target: who chooses.
         scores: of all candidates so far; a chain of fewer sources follows where the one before was no worse.
     """
-    sources = ground.plan.sources
-    alone = {site: scores[f"transfer:{site}"] for site in sources if f"transfer:{site}" in scores}
+    sources = ground.plan.mixed
+    alone = {site: scores[name] for site, name in _alone(ground.plan).items() if name in scores}
     best_first = sorted(alone, key=lambda site: -alone[site])
     if len(best_first) < 3:
         return
     for count in range(2, len(best_first)):
         few = [site for site in sources if site in best_first[:count]]
-        yield fusion.method(fusion.named("imm-mode+warm-up", few), sources)
-        if not _chained(ground) and _known(ground, target, few):
+        yield fusion.method(fusion.named(MERGED, few), sources)
+        if ground.plan.trust != "group" and not _chained(ground) and _known(ground, target, few):
             yield fusion.method(fusion.named(STITCHED, few), sources)
     last = _named(ground, target, sources, CHAIN)
     for count in range(len(best_first) - 1, 1, -1) if _chained(ground) else ():
@@ -79,6 +83,13 @@ def further(ground: Ground, target: str, scores: dict[str, float]) -> Iterator[f
         if name not in scores or scores[name] < scores.get(last, 0.0):
             return
         last = name
+
+
+def _alone(plan: Plan) -> dict[str, str]:
+    """Source, or group -> the candidate that is its model alone."""
+    if plan.trust == "group":
+        return {name: fusion.named(MERGED, [name]) for name in plan.mixed}
+    return {name: f"transfer:{name}" for name in plan.mixed}
 
 
 def _chained(ground: Ground) -> bool:
@@ -188,9 +199,10 @@ def sentence(ground: Ground, place: Place, scores: dict[str, float]) -> str:
     parts = folds(ground, place)
     cases = ground.sites[place.target].validate + (place.cases if parts else 0)
     how = f"{cases} cases, each held out once" if parts else f"{cases} validation cases"
-    single = {name: value for name, value in scores.items() if name.startswith("transfer:")}
+    single = {name: scores[name] for name in _alone(ground.plan).values() if name in scores}
+    kind = "group" if ground.plan.trust == "group" else "source"
     first = max(single, key=lambda name: single[name], default="")
-    beside = "" if not first or first == chosen else f", against {single[first]:.3f} of {first}, the best single source"
+    beside = "" if not first or first == chosen else f", against {single[first]:.3f} of {first}, the best single {kind}"
     measure = ground.plan.measure
     what = measure.single if parts else measure.name
     return f"auto chose {chosen}: mean {what} {scores[chosen]:.3f} over {how}{beside}"

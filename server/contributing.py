@@ -38,7 +38,8 @@ def contribution(ground: Ground, task: tasks.Contribute, job: Job) -> Conversati
         made = yield from _brought(ground, task, job, wanted.expected(task, heads))
     else:
         made = yield from sealing.stays(ground, task, job, heads)
-    ground.made[task.chain, job.name] = made
+    unshown = ground.plan.trust == "group" and job.who != wanted.POOLED
+    (ground.unshown if unshown else ground.made)[task.chain, job.name] = made
     if task.private:
         ground.noisy[task.chain, job.name] = ground.store.noise(task.key)
 

@@ -6,6 +6,8 @@ from fedmerge import fusion, heads, nets, training
 from fedmerge.errors import ConfigError, FedmergeError
 from fedmerge.fusion import recipe
 from fedmerge.privacy import accountant, dpsgd
+from fedmerge.privacy.hello import MOST
+from fedmerge.privacy.transcript import LEAST
 
 if TYPE_CHECKING:
     from server.plan import Plan
@@ -28,6 +30,8 @@ def check_method(plan: "Plan", method: fusion.Method) -> None:
         raise ConfigError(
             f"{method.name} averages at the server, and with trust = '{plan.trust}' it can read no weights"
         )
+    if plan.trust == "group":
+        _check_summed(method)
     if method.training in fusion.CHAINED and plan.schedule != "chain":
         raise ConfigError(f"{method.name} trains each source on the one before: it needs schedule = 'chain'")
     if plan.train.fisher == "target" and method.training in ("ewc", "fedavg-fisher"):
@@ -58,6 +62,8 @@ def check_trust(plan: "Plan") -> None:
     Raises:
         ConfigError: names the key.
     """
+    if plan.groups and plan.trust != "group":
+        raise ConfigError(f"groups are for trust = 'group', got them with trust = '{plan.trust}'")
     if plan.trust == "server":
         return
     why = f"with trust = '{plan.trust}' the server can read no weights"
@@ -66,6 +72,50 @@ def check_trust(plan: "Plan") -> None:
     for member in plan.members:
         if member.contribution:
             raise ConfigError(f"site '{member.name}': contribution = FILE lies open at the server: {why}")
+    if plan.trust == "group":
+        _check_groups(plan)
+
+
+def _check_groups(plan: "Plan") -> None:
+    """The plan of a campaign of masked sums."""
+    if plan.schedule != "parallel":
+        raise ConfigError(
+            "schedule = 'chain' shows each source the model of the one before it; "
+            "trust = 'group' needs schedule = 'parallel'"
+        )
+    if plan.absent == "without":
+        raise ConfigError("absent = 'without': with trust = 'group' a group is summed as a whole or not at all")
+    if len(plan.targets) != 1:
+        raise ConfigError(f"trust = 'group' expected one target, which opens the sums, got {len(plan.targets)}")
+    if not plan.groups:
+        raise ConfigError('trust = "group" needs groups, such as groups = [["north", "south", "west"]], got none')
+    placed = [site for group in plan.groups for site in group]
+    for name, group in plan.grouped.items():
+        if not LEAST <= len(group) <= MOST:
+            raise ConfigError(f"groups: {name} expected {LEAST} to {MOST} sources, got {len(group)}")
+        if name in plan.sources:
+            raise ConfigError(f"groups: a site is called '{name}', as a group is; give it another name")
+        for site in group:
+            if site not in plan.sources:
+                raise ConfigError(f"groups: {name} expected sources of {', '.join(plan.sources)}, got '{site}'")
+    for site in plan.sources:
+        if (times := placed.count(site)) != 1:
+            raise ConfigError(f"groups expected each source in one of them, got {site} in {times or 'none'}")
+
+
+def _check_summed(method: fusion.Method) -> None:
+    """What a method can do with one sum of each group, of the layers that all sites share.
+
+    Raises:
+        ConfigError: it needs a source's own model, its heads or norms, or sources that began apart.
+    """
+    why = "with trust = 'group' the target has sums of the sources' shared layers only"
+    if method.sources in ("one", "last"):
+        raise ConfigError(f"{method.name} begins with a single model, and {why}")
+    if method.sources == "all" and (method.heads == "stitched" or method.norms == "kept"):
+        raise ConfigError(f"{method.name} takes heads or norms of a source's own, and {why}")
+    if method.training not in ("plain", "parallel"):
+        raise ConfigError(f"{method.name} trains its sources in another way than side by side from one start: {why}")
 
 
 def check_sources(plan: "Plan", place: str) -> None:
@@ -74,6 +124,8 @@ def check_sources(plan: "Plan", place: str) -> None:
     Raises:
         ConfigError: names the key.
     """
+    if plan.trust == "group" and plan.train.fisher == "target":
+        raise ConfigError(f"{place} fisher = 'target': a sum has no heads to draw labels from; leave the key out")
     train, given = plan.train, plan.raw.get("train", {})
     if train.fisher == "target" and plan.fit == "far":
         raise ConfigError(f"{place} fisher = 'target': the server has no Fisher to merge with; set fit = 'near'")

@@ -34,6 +34,7 @@ class Ground:
         nets: the net of each site.
         given: the files that stand for a source's training.
         made: (chain, name) -> the contribution; see `named`.
+        unshown: (chain, name) -> what a source made that nobody sees, and that enters the sum of its group.
         left: (chain, site) -> why the campaign goes on without this source; chain None: in all chains.
         gone: (chain, way) -> why a chain that `auto` asked for cannot be had.
         judged: (chain, name) -> whether a contribution that nobody here can read moved too far, as the target measured,
@@ -50,6 +51,7 @@ class Ground:
     nets: dict[str, tasks.Net]
     given: dict[str, Path]
     made: dict[tuple[int, str], Made] = field(default_factory=dict)
+    unshown: dict[tuple[int, str], Made] = field(default_factory=dict)
     left: dict[tuple[int | None, str], str] = field(default_factory=dict)
     gone: dict[tuple[int, str], str] = field(default_factory=dict)
     judged: dict[tuple[int, str], tuple[bool | None, int]] = field(default_factory=dict)
@@ -71,8 +73,8 @@ class Ground:
         return site if plain else f"{training}:{site}"
 
     def sources(self, chain: int, training: str = "plain") -> tuple[str, ...]:
-        """The sources whose contribution is there, in the order of the plan."""
-        return tuple(name for name in self.plan.sources if (chain, self.named(name, training)) in self.made)
+        """The sources, or groups, whose contribution is there, in the order of the plan."""
+        return tuple(name for name in self.plan.mixed if (chain, self.named(name, training)) in self.made)
 
     def models(self, chain: int, training: str = "plain") -> list[Made]:
         """The contributions of `sources`."""

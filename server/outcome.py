@@ -34,6 +34,7 @@ def resolved(ground: Ground) -> dict[str, Any]:
         "schedule": plan.schedule, "seed": plan.seed, "trust": plan.trust, "threads": plan.threads,
         "buffers": plan.buffers, "precision": plan.precision, "ratios": plan.ratios, "timeout_s": plan.timeout_s,
         "absent": plan.absent, "wait_s": plan.wait_s, "max_change": plan.max_change,
+        "groups": [list(group) for group in plan.groups],
     }  # fmt: skip
     target = ground.nets[plan.targets[0]].settings
     net = {k: v for k, v in target.items() if k not in ("in_channels", "out_channels")}
@@ -56,7 +57,7 @@ def privacy(ground: Ground) -> list[dict[str, Any]]:
     """What all contributions of a source together tell of a patient, a line for each that trained with noise."""
     trainings: dict[str, list[accountant.Training]] = {}
     for place, training in ground.noisy.items():
-        trainings.setdefault(ground.made[place].site, []).append(training)
+        trainings.setdefault(place[1].rpartition(":")[2], []).append(training)
     delta, lines = ground.plan.train.delta, []
     for site, own in trainings.items():
         epsilon = accountant.epsilon(own, delta)

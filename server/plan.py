@@ -55,6 +55,7 @@ class Plan:
     absent: str = "wait"
     wait_s: float = 0.0
     max_change: float = 10.0
+    groups: tuple[tuple[str, ...], ...] = ()
     weights: Path | None = None
     specific: tuple[str, ...] = ()
     fusable: tuple[str, ...] = ()
@@ -64,6 +65,16 @@ class Plan:
     def sources(self) -> tuple[str, ...]:
         """The sources' names, in the order of the chain."""
         return tuple(m.name for m in self.members if m.role == "source")
+
+    @property
+    def grouped(self) -> dict[str, tuple[str, ...]]:
+        """The groups by name, `group-1`, `group-2`, ...: the sources whose models are opened as a sum only."""
+        return {f"group-{number}": group for number, group in enumerate(self.groups, 1)}
+
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """Whose models the rows begin with: the sources', or the groups' where nobody sees a source's own."""
+        return tuple(self.grouped) if self.trust == "group" else self.sources
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -87,7 +98,7 @@ class Plan:
             ConfigError: a method is unknown, or a transfer has no source.
         """
         names = [n.strip() for n in asked.split(",") if n.strip()] or list(self.methods) or [self.method]
-        rows = fusion.expand(names, self.sources)
+        rows = fusion.expand(names, self.mixed)
         if not rows:
             raise ConfigError(f'{names[0]} needs at least one site with role = "source", got none')
         return rows
@@ -112,6 +123,7 @@ HEAD: dict[str, Check] = {
     "timeout_s": partial(values.number, positive=True),
     "wait_s": values.number,
     "max_change": partial(values.number, positive=True),
+    "groups": values.groups,
     **{key: partial(values.choice, options=options) for key, options in CHOICES.items()},
 }
 NET: dict[str, Check] = {
@@ -161,7 +173,7 @@ def _checked(plan: Plan, where: str) -> Plan:
         raise ConfigError(f'{where}: expected at least one site with role = "target", got none')
     try:
         feasible.check_trust(plan)
-        fusion.expand([plan.method], plan.sources)  # also where `methods` is what will run
+        fusion.expand([plan.method], plan.mixed)  # also where `methods` is what will run
         for row in plan.rows():
             feasible.check_method(plan, row)
     except ConfigError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from fedmerge import acceptance, fusion, measures, params, tasks, whole, wire
 from fedmerge.errors import NetError, Refused
 from fedmerge.fusion import recipe
-from server import adaptation, choosing, merging, sealing
+from server import adaptation, choosing, grouping, merging, sealing
 from server.adaptation import Place
 from server.exchange import Answer, Ask, Conversation, Part
 from server.ground import Ground
@@ -30,6 +30,9 @@ def deliver(ground: Ground, target: str, chain: int, made: Sequence[tuple[str, M
     )
     if ground.plan.trust == "target":
         yield from sealing.deliver(ground, target, chain, made)
+        return
+    if ground.plan.trust == "group":
+        yield from grouping.deliver(ground, target, chain, made)
         return
     for _, one in made:
         asked = {"digests": [one.name], "campaign": ground.plan.name}
@@ -156,7 +159,7 @@ def _choose(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
     scores, told = trials.scores, choosing.sentence(ground, place, trials.scores)
     log.info("%s at %s: %s", place.label, place.target, told)
     name = max(scores, key=lambda candidate: scores[candidate])
-    chosen = yield from run(replace(place, method=fusion.method(name, ground.plan.sources)))
+    chosen = yield from run(replace(place, method=fusion.method(name, ground.plan.mixed)))
     outcome.made, outcome.fused = chosen.made, chosen.fused
     outcome.ratios = chosen.ratios and chosen.ratios | place.columns
     outcome.choice = {**place.columns, "chosen": name, "sentence": told, "scores": scores, "dropped": trials.dropped}

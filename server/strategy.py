@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedmerge import campaign, fusion, parts, tasks
 from fedmerge.errors import ConfigError
-from server import choosing, feasible, forgetting, holding, rounds, rows, training
+from server import choosing, feasible, forgetting, grouping, holding, rounds, rows, training
 from server.adaptation import Place
 from server.exchange import Conversation, Exchange
 from server.ground import Ground, lay
@@ -96,6 +96,7 @@ class FedMerge(Strategy):
             self._train(ground, exchange)
             outcomes = self._rows(ground, exchange)
             forgotten = self._forgetting(ground, exchange, outcomes)
+            exchange.converse(grouping.over(ground, self.chains), self.at_once)
         finally:
             self.store.keep_phase("traffic", {"lines": exchange.traffic})
         self.results = assemble(ground, outcomes, forgotten, exchange.traffic, holding.changes(ground))
@@ -155,7 +156,7 @@ class FedMerge(Strategy):
         ways: list[str] = [m.way for m in self.methods if m.sources in ("one", "last", "all")]
         if any(method.sources == "candidates" for method in self.methods):
             ways += choosing.ways(ground, self.plan.targets)
-        ways = list(dict.fromkeys(ways))
+        ways = list(dict.fromkeys(ways))[: 1 if self.plan.trust == "group" else None]  # there all are one and the same
         conversations: list[Conversation] = []
         for chain in self.chains:
             for way in ways:
@@ -163,6 +164,9 @@ class FedMerge(Strategy):
             if any(method.sources == "pooled" for method in self.methods):
                 conversations += [training.pooled(ground, chain, t) for t in self.plan.targets]
         exchange.converse(conversations, self.at_once)
+        if ways and self.plan.trust == "group":
+            for phase in grouping.phases(ground, self.chains):
+                exchange.converse(phase, self.at_once)
         if ways:
             training.settle(ground, self.chains, ways)
         for way in dict.fromkeys(m.training for m in self.methods if m.sources == "rounds"):

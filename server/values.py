@@ -51,6 +51,13 @@ def texts(value: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401 - as above
     return tuple(value)
 
 
+def groups(value: Any, where: str) -> tuple[tuple[str, ...], ...]:  # noqa: ANN401 - as above
+    """A list of lists of texts."""
+    if not isinstance(value, list) or not all(isinstance(item, list) for item in value):
+        raise ConfigError(f"{where} expected a list of lists of texts, got {value!r}")
+    return tuple(texts(item, where) for item in value)
+
+
 def numbers(value: Any, where: str) -> tuple[float, ...]:  # noqa: ANN401 - as above
     """A list of numbers above 0, at least one."""
     if not isinstance(value, list) or not value:

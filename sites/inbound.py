@@ -19,6 +19,7 @@ NAMES = {
 }  # fmt: skip
 ROLE = {
     "contribute": "source", "seal": "source", "open": "target", "judge": "target", "pooled": "target",
+    "mask": "source", "sum": "target",
     "adapt": "target", "pull": "target", "finetune": "target",
 }  # fmt: skip
 

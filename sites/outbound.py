@@ -15,6 +15,7 @@ import torch
 from fedmerge import measures, parts, tasks, wire
 from fedmerge.contribution import Contribution
 from fedmerge.params import Params
+from fedmerge.privacy import ledger
 from fedmerge.tasks import CaseScore
 from sites import budget
 from sites.config import Site
@@ -51,29 +52,65 @@ def contribution(site: Site, kept: Path, name: str) -> bytes | Path:
         the file, where all of it may go; else what is left of it, as bytes.
 
     Raises:
-        Declined: the policy lets no weights go, wants more cases, fewer bytes, no further contribution, or privacy.
+        Declined: the policy lets no weights go, wants more cases, fewer bytes, no further contribution, or privacy; or
+            the model has entered a masked sum.
     """
+    facts = _willing(site, kept, name)
+    if masked_ledger(site).exists() and ledger.holds(masked_ledger(site), wire.read(kept, site=site.name).weights):
+        raise Declined(f"{site.name}: this model has entered a masked sum, and leaves in no other way")
+    data: bytes | Path = kept
+    if site.policy.fisher != "full" and facts["fisher_labels"] != "none":
+        data = wire.to_bytes(reduced(site, wire.read(kept, site=site.name)))
+    _leaves(site, name, parts.length(data))
+    return data
+
+
+def masked(site: Site, kept: Path, name: str, size: int) -> Contribution:
+    """A contribution as the policy lets it enter a masked sum; asked again at every sending.
+
+    Args:
+        site: whose policy decides.
+        kept: the file of the contribution in full.
+        name: its name in the site's ledger of what has left.
+        size: of the masked message, in bytes.
+
+    Raises:
+        Declined: as for `contribution`.
+    """
+    _willing(site, kept, name)
+    _leaves(site, name, size)
+    return reduced(site, wire.read(kept, site=site.name))
+
+
+def masked_ledger(site: Site) -> Path:
+    """The folder of the site's ledger of masked sums (`fedmerge.privacy.ledger`)."""
+    return site.work / "masked"
+
+
+def _willing(site: Site, kept: Path, name: str) -> dict[str, Any]:
+    """What a contribution says of itself, where the policy lets it go, in whatever form."""
     policy = site.policy
     if not policy.weights:
         raise Declined(f"{site.name}: policy line 'weights = false': no weights leave this site")
     facts = wire.facts(kept, site=site.name)
     if (cases := facts["cases"]) < policy.min_cases:
         raise Declined(f"{site.name}: policy line 'min_cases = {policy.min_cases}': expected as many, got {cases}")
-    ledger = site.work / "sent"
-    others = [entry for entry in ledger.glob("*") if entry.name != name]
+    others = [entry for entry in (site.work / "sent").glob("*") if entry.name != name]
     if policy.max_contributions is not None and len(others) >= policy.max_contributions:
         raise Declined(
             f"{site.name}: policy line 'max_contributions = {policy.max_contributions}': {len(others)} have left"
         )
-    data: bytes | Path = kept
-    if policy.fisher != "full" and facts["fisher_labels"] != "none":
-        data = wire.to_bytes(reduced(site, wire.read(kept, site=site.name)))
-    if policy.max_bytes is not None and (size := parts.length(data)) > policy.max_bytes:
-        raise Declined(f"{site.name}: policy line 'max_bytes = {policy.max_bytes}': the contribution has {size}")
+    return facts
+
+
+def _leaves(site: Site, name: str, size: int) -> None:
+    """The last of the door: so many bytes of a contribution leave, and are written down."""
+    most = site.policy.max_bytes
+    if most is not None and size > most:
+        raise Declined(f"{site.name}: policy line 'max_bytes = {most}': the contribution has {size}")
     budget.sending(site, name)
-    ledger.mkdir(parents=True, exist_ok=True)
-    (ledger / name).touch()
-    return data
+    (site.work / "sent").mkdir(parents=True, exist_ok=True)
+    (site.work / "sent" / name).touch()
 
 
 def reduced(site: Site, made: Contribution) -> Contribution:

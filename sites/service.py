@@ -23,7 +23,7 @@ from fedmerge.errors import FedmergeError
 from fedmerge.transport import KINDS, Letter
 from fedmerge.trust import audit
 from fedmerge.trust.refusals import Refusals
-from sites import inbound, jobs, opening, room, sealing, source, target
+from sites import inbound, jobs, masks, opening, room, sealing, source, sums, target
 from sites import parts as files
 from sites.client import Away, Failed
 from sites.inbound import Declined
@@ -173,6 +173,10 @@ class Service:
             "seal": lambda: sealing.seal_to(site, task, self._log.head if self._log is not None else ""),
             "open": lambda: (opening.open_one(site, task, payload), {}),
             "judge": lambda: (opening.judge(site, task), {}),
+            "hello": lambda: (masks.greet(site, task), {}),
+            "mask": lambda: masks.mask(site, task, payload),
+            "sum": lambda: (sums.open_sum(site, task, payload), {}),
+            "forget": lambda: (masks.forget(site, task), {}),
             "contribute": lambda: source.contribute(site, task, payload),
             "adapt": lambda: target.adapt(site, task),
             "pull": lambda: target.pull(site, task, payload),

@@ -1,6 +1,7 @@
 """Three tiny hospitals and a campaign over them, seconds long, for the tests of whole campaigns."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -10,9 +11,9 @@ SITES = ("north", "south", "harbour")
 PATCH = 8
 
 
-def hospitals(folder: Path, cases: int = 8, seed: int = 0) -> Path:
+def hospitals(folder: Path, cases: int = 8, seed: int = 0, sites: Sequence[str] = SITES) -> Path:
     """A Decathlon folder a site: a bright ball (label 1) and a brighter cube (label 2) in noise, 10 voxels a side."""
-    for number, site in enumerate(SITES):
+    for number, site in enumerate(sites):
         draw = np.random.default_rng([seed, number])
         for name in ("imagesTr", "labelsTr"):
             (folder / site / name).mkdir(parents=True)

@@ -76,8 +76,8 @@ def artefact(weights: Mapping[str, Tensor], fisher: Mapping[str, Tensor], ancest
     every, telling = {}, set()
     for part, tensors in (("weights", weights), ("fisher", fisher)):
         for name in sorted(ancestor.keys() & tensors.keys()):
-            value = tensors[name].detach().to("cpu", torch.float32).contiguous()
-            digest = every[f"{part}/{name}"] = hashlib.sha256(value.numpy().data).hexdigest()
+            value = tensors[name].detach().to("cpu", torch.float32)
+            digest = every[f"{part}/{name}"] = _digest(value)
             known = part == "weights" and torch.equal(value, ancestor[name])
             if not known and bool(value.min() < value.max()):
                 telling.add(digest)
@@ -149,6 +149,20 @@ def enter(home: Path, new: Artefact, transcript: Transcript, member: str) -> X25
     return key
 
 
+def holds(home: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether one of these tensors has entered a masked sum; such a model leaves in no other way.
+
+    Args:
+        home: as for `begin`.
+        tensors: weights, or Fishers, float32 by name.
+
+    Raises:
+        DataError: the ledger cannot be read.
+    """
+    known = {digest for entry in read(home) for digest in entry.tensors}
+    return bool(known) and any(_digest(value) in known for value in tensors.values())
+
+
 def forget(home: Path, run: str, group: str) -> None:
     """Delete the key of a run that is over; its entry stays, and nothing can be sent again."""
     with _locked(home):
@@ -175,6 +189,10 @@ def read(home: Path) -> tuple[Entry, ...]:
     return entries
 
 
+def _digest(value: Tensor) -> str:
+    return hashlib.sha256(value.detach().to("cpu", torch.float32).contiguous().numpy().data).hexdigest()
+
+
 def _value(value: Any) -> Any:  # noqa: ANN401 - what JSON holds
     return tuple(value) if isinstance(value, list) else value
 
@@ -184,7 +202,8 @@ def _check(old: Entry, new: Entry, member: str) -> None:
         return
     there = f"group {old.group} of run {old.run} with weight {old.weight} (transcript {old.transcript})"
     if old.artefact == new.artefact or set(old.tensors) & set(new.tensors):
-        raise Refused(f"{member}: this model has entered {there}, and enters one sum only")
+        advice = "a training with another seed makes another model"
+        raise Refused(f"{member}: this model has entered {there}, and enters one sum only; {advice}")
     if old.transcript == new.transcript or (old.run, old.group) == (new.run, new.group):
         raise Refused(f"{member}: another model has entered {there}, and a mask hides one model only")
 

@@ -1,5 +1,6 @@
 """Masked messages as documents: whose numbers are in the sum, under which transcript, and the numbers themselves."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,12 @@ def write(
     yield container.encode(entries, {"fedmerge": canonical(facts)})
     for words in slabs:
         yield words.astype("<u8", copy=False).tobytes()
+
+
+def length(shapes: Mapping[str, tuple[int, ...]], members: Iterable[str]) -> int:
+    """Bytes of a document with these members' numbers, as `write` makes it."""
+    header = next(write(shapes, "sha256:" + "0" * 64, members, ()))
+    return len(header) + sum(8 * math.prod(shape) for shape in fixed.layout(shapes).values())
 
 
 def read(path: Path) -> Message:

@@ -1,0 +1,265 @@
+"""Campaigns with `trust = "group"`: what sources made enters one masked sum a group, and the target opens the sums.
+
+Once the members of a group have trained, each and the target say hello, and each sends its model under masks that
+cancel in the sum of all. The server adds what is noise to it and brings the sum to the target, whose rows mix groups as
+if they were sources. All is on disk here before it is used, so a stopped campaign goes on with the same bytes. A
+message is asked for again where the site's policy lets nothing be used twice, and then it comes the same.
+"""
+
+import json
+import logging
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmerge import nets, params, sums, tasks, whole
+from fedmerge.container import parse
+from fedmerge.errors import Absent, CampaignStopped, Refused
+from fedmerge.privacy import hello, masking, message, transcript
+from fedmerge.privacy.hello import UNIT, Agreed
+from fedmerge.privacy.transcript import Transcript
+from fedmerge.trust import keys
+from server.exchange import Answer, Ask, Conversation
+from server.ground import Ground
+from server.made import Made
+from server.store import key
+from server.wanted import POOLED
+
+log = logging.getLogger("fedmerge")
+
+SUMMED = "summed"
+TRIES = 2
+SLACK = 1 << 16  # bytes of a header beyond ours
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One masked sum of a campaign.
+
+    Attributes:
+        chain: whose trainings are summed.
+        group: what its members and the target are told.
+        made: member -> key of the task that made its model.
+        folder: where hellos, messages and the sum lie.
+    """
+
+    chain: int
+    group: sums.Group
+    made: dict[str, str]
+    folder: Path
+
+    @property
+    def agreed(self) -> Agreed:
+        """What the hellos have to say."""
+        return self.group.agreed
+
+    @property
+    def opened(self) -> Path:
+        """The record of what came of it, once the target has opened it."""
+        return self.folder / "opened.json"
+
+
+def sums_of(ground: Ground, chain: int) -> list[Whole]:
+    """The sums of a chain, once its sources have trained.
+
+    Raises:
+        CampaignStopped: a member is not there any more.
+    """
+    plan, found = ground.plan, []
+    ancestor = ground.ancestor(chain)
+    for name, members in plan.grouped.items():
+        made = {}
+        for site in members:
+            if (its := ground.unshown.get((chain, site))) is None or its.stays is None:
+                why = ground.why(chain, site) or "it has trained nothing"
+                raise CampaignStopped(f"{name} is summed as a whole or not at all, and {site} is missing: {why}")
+            made[site] = its.stays.task.key
+        number = key(chain=chain, group=name, made=made, target=plan.targets[0], ancestor=params.digest(ancestor))
+        group = sums.Group(
+            run=f"{ground.run}/{chain}/{number}",
+            name=name,
+            schema=hello.schema(ancestor),
+            weights=dict.fromkeys(members, UNIT),
+            target=plan.targets[0],
+        )
+        found.append(Whole(chain, group, made, ground.store.folder / SUMMED / number))
+    return found
+
+
+def phases(ground: Ground, chains: Sequence[int]) -> Iterator[list[Conversation]]:
+    """Hellos, then masked messages, then the sums: each phase when the one before it is over.
+
+    Raises:
+        CampaignStopped: as `sums_of`.
+        Refused: a hello is not what was agreed.
+    """
+    every = [one for chain in chains for one in sums_of(ground, chain)]
+    new = [one for one in every if not one.opened.exists()]
+    yield [_hello(ground, one, site) for one in new for site in (*one.made, one.group.target)]
+    together = {one.group.run: gathered(ground, one) for one in new}
+    yield [_message(ground, one, site, together[one.group.run]) for one in new for site in one.made]
+    yield [_sum(ground, one) for one in every]
+
+
+def gathered(ground: Ground, one: Whole) -> Transcript:
+    """The transcript of the hellos that came; hellos that make up none are thrown away.
+
+    Raises:
+        Refused: names the site whose hello is not what was agreed.
+    """
+    try:
+        signing = {
+            site: keys.signing_of(ground.keys.get(site, {}).get("signing", ""), site)
+            for site in (*one.made, one.group.target)
+        }
+        found = [hello.read_hello(text.encode(), one.group.name) for text in _hellos(one)]
+        return transcript.gather(found, one.agreed, signing)
+    except Refused:
+        for path in one.folder.glob("*.hello"):
+            path.unlink()
+        raise
+
+
+def _hello(ground: Ground, one: Whole, site: str) -> Conversation:
+    """A site's hello: stored already, or asked for."""
+    path = one.folder / f"{site}.hello"
+    if path.exists():
+        return
+    task = sums.Greet(ground.plan.name, one.group)
+    answer = yield Ask(site, "query.hello", tasks.to_table(task), what="hello")
+    whole.write(path, tasks.from_table(sums.Greeted, answer.task, site).hello)
+
+
+def _message(ground: Ground, one: Whole, site: str, together: Transcript) -> Conversation:
+    """A member's masked message: stored already, or asked for.
+
+    Raises:
+        CampaignStopped: the member is absent, or failed.
+        Refused: it declined, or what it sent was refused twice.
+    """
+    path = one.folder / f"{site}.masked"
+    if path.exists() and ground.sites[site].reuse != "never":
+        return
+    ancestor = ground.ancestor(one.chain)
+    task = sums.Mask(ground.plan.name, one.made[site], one.group, tuple(_hellos(one)), _keys(ground, one))
+    shapes = {name: tuple(value.shape) for name, value in ancestor.items()}
+    most = message.length(shapes, [site]) + SLACK
+    for attempt in range(1, TRIES + 1):
+        try:
+            payload = {"ancestor": ground.on_disk(ancestor)}
+            answer = yield Ask(site, "query.mask", tasks.to_table(task), payload, "masked message", most)
+            came = ground.store.arrived(f"{one.folder.name}-{site}", answer.came("masked", site))
+            _check(came, site, together, shapes)
+            came.replace(path)
+            log.info("%s: masked its model for %s", site, one.group.name)
+        except Refused as error:
+            ground.witness.refused(site, "masked message", str(error))
+            if attempt == TRIES:
+                raise
+            log.warning("%s; asked once more", error)
+        else:
+            return
+
+
+def _check(came: Path, site: str, together: Transcript, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse what is no message of this member's to this group; whether its masks cancel, the target finds out."""
+    try:
+        found = message.read(came)
+        facts = {"transcript": together.digest, "members": (site,), "shapes": dict(shapes)}
+        for what, want in facts.items():
+            if (got := getattr(found, what)) != want:
+                raise Refused(f"{what} of the masked message expected {want!r:.200}, got {got!r:.200}")  # noqa: TRY301
+    except Refused as error:
+        came.unlink()
+        raise Refused(f"{site}: {str(error).replace(str(came), 'the masked message')}") from None
+
+
+def _sum(ground: Ground, one: Whole) -> Conversation:
+    """Add the messages, have the target open the sum, and take the group for a source from here on.
+
+    Raises:
+        CampaignStopped: the target is absent, or does not open it; the messages are asked for again at the next start.
+    """
+    if not one.opened.exists():
+        try:
+            digest = yield from _brought(ground, one)
+        except Absent:
+            raise
+        except CampaignStopped:
+            for path in (*one.folder.glob("*.masked"), *one.folder.glob("*.sum")):
+                path.unlink()
+            raise
+        facts = {"group": one.group.name, "members": list(one.made), "digest": digest, "run": one.group.run}
+        whole.write(one.opened, json.dumps(facts).encode())
+        log.info("%s: %d models, opened as one at %s", one.group.name, len(one.made), one.group.target)
+    told = parse(one.opened.read_bytes(), str(one.opened))
+    ground.made[one.chain, one.group.name] = Made(one.group.name, one.folder, told["digest"])
+
+
+def _brought(ground: Ground, one: Whole) -> Generator[Ask, Answer, str]:
+    """Bring the sum to the target; by which digest it has the group's model."""
+    plan, target = ground.plan, one.group.target
+    path = one.folder / "all.sum"
+    if not path.exists():
+        whole.write(path, masking.add([one.folder / f"{site}.masked" for site in one.made]))
+    net = ground.nets[target]
+    task = sums.Sum(
+        campaign=plan.name,
+        group=one.group,
+        hellos=tuple(_hellos(one)),
+        net=nets.canonical(net.settings, in_channels=net.in_channels, out_channels=net.out_channels),
+        fisher="flat" if plan.train.private else plan.train.sent,
+        cases=sum(ground.sites[site].train for site in one.made),
+        keys=_keys(ground, one),
+    )
+    payload = {"sum": path, "ancestor": ground.on_disk(ground.ancestor(one.chain))}
+    answer = yield Ask(target, "query.sum", tasks.to_table(task), payload, "masked sum")
+    return tasks.from_table(tasks.Opened, answer.task, target).digest
+
+
+def deliver(ground: Ground, target: str, chain: int, made: Sequence[tuple[str, Made]]) -> Conversation:
+    """Bring a sum again whose model is not at the target any more."""
+    for name, one in made:
+        asked = {"digests": [one.name], "campaign": ground.plan.name}
+        answer = yield Ask(target, "query.receive", asked, what="roll call")
+        if one.name in tasks.from_table(tasks.Receive, answer.task, target).digests:
+            continue
+        if one.site == POOLED:
+            raise Refused(f"{target}: what it trained for 'pooled' is not there any more; run the campaign anew")
+        (its,) = (whole_ for whole_ in sums_of(ground, chain) if whole_.group.name == name)
+        digest = yield from _brought(ground, its)
+        if digest != one.name:
+            raise Refused(f"{target}: the model of {name} expected {one.name[:15]}, got {digest[:15]}")
+
+
+def over(ground: Ground, chains: Sequence[int]) -> list[Conversation]:
+    """Have the members forget the keys of sums that were opened, so that no thief can take old masks off."""
+    if not ground.unshown:
+        return []
+    every = [one for chain in chains for one in sums_of(ground, chain) if one.opened.exists()]
+    return [_forget(ground, one, site) for one in every for site in one.made]
+
+
+def _forget(ground: Ground, one: Whole, site: str) -> Conversation:
+    done = one.folder / f"{site}.forgotten"
+    if done.exists():
+        return
+    try:
+        task = tasks.to_table(sums.Forget(ground.plan.name, one.group))
+        yield Ask(site, "query.forget", task, what="forget")
+    except (CampaignStopped, Refused) as error:  # the results do not wait for this
+        log.warning("%s has not forgotten its key for %s: %s", site, one.group.name, error)
+    else:
+        whole.write(done, b"")
+
+
+def _hellos(one: Whole) -> list[str]:
+    """The hellos that are there."""
+    paths = (one.folder / f"{site}.hello" for site in (*one.made, one.group.target))
+    return [path.read_text(encoding="ascii") for path in paths if path.exists()]
+
+
+def _keys(ground: Ground, one: Whole) -> dict[str, Any]:
+    """The public keys of the group, which only the sites of a simulation believe."""
+    return {site: ground.sites[site].keys for site in (*one.made, one.group.target)}
