@@ -56,7 +56,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Masked:
-    """The masked message is in payload `masked`; `transcript` is the digest of the hellos behind its masks."""
+    """The masked message is in payload `message`; `transcript` is the digest of the hellos behind its masks."""
 
     transcript: str
 

@@ -149,7 +149,7 @@ def _message(ground: Ground, one: Whole, site: str, together: Transcript) -> Con
         try:
             payload = {"ancestor": ground.on_disk(ancestor)}
             answer = yield Ask(site, "query.mask", tasks.to_table(task), payload, "masked message", most)
-            came = ground.store.arrived(f"{one.folder.name}-{site}", answer.came("masked", site))
+            came = ground.store.arrived(f"{one.folder.name}-{site}", answer.came("message", site))
             _check(came, site, together, shapes)
             came.replace(path)
             log.info("%s: masked its model for %s", site, one.group.name)

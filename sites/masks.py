@@ -58,6 +58,9 @@ def mask(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict[str, 
         raise Declined(f"{site.name}: there is nothing that the task {asked.key} made")
     try:
         together = gathered(site, agreed, asked.hellos, asked.keys)
+        said = _beside_key(site, agreed, ".hello")
+        if not said.exists() or together.of(site.name).encode() != said.read_bytes():
+            raise Declined(f"{site.name}: the hello in this site's name is not the one that it has said")
         ancestor = wire.open_params(payload.get("ancestor", b""), site="server")
         _check_start(site, kept, ancestor)
         size = message.length({name: tuple(value.shape) for name, value in ancestor.items()}, [site.name])
@@ -68,7 +71,7 @@ def mask(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict[str, 
         whole.write(out, pieces)
     except Refused as error:
         raise _declined(site, error) from None
-    return tasks.to_table(sums.Masked(together.digest)), {"masked": out}
+    return tasks.to_table(sums.Masked(together.digest)), {"message": out}
 
 
 def forget(site: Site, task: dict[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import json
 
 import torch
-from safetensors.torch import load_file
+from flwr.app import Error, Message
 from small import campaign, hospitals
 
-from fedmerge import fisher, params, wire
-from fedmerge.container import parse
+from fedmerge import container, fisher, transport, wire
+from sites.app import app as client_app
 
 SIX = ("north", "south", "west", "east", "inland", "island")
 THREE = SIX[:3]
@@ -53,32 +53,31 @@ def contributions(out, sites):
     return found
 
 
+def received(out):
+    """What the target holds: the documents' facts, by file."""
+    paths = (out / "sites" / TARGET / "received").glob("*.safetensors")
+    return {path: json.loads(container.read_header(path).metadata["fedmerge"]) for path in paths}
+
+
 def ancestor(out):
-    """What all began from, as the target received it."""
-    bodies = []
-    for path in (out / "sites" / TARGET / "received").glob("*.safetensors"):
-        if parse(_facts(path), "facts")["format"] == wire.PARAMS:
-            bodies.append(load_file(path))
-    (body,) = bodies
-    return body
-
-
-def _facts(path):
-    from fedmerge import container
-
-    return container.read_header(path).metadata["fedmerge"]
+    """What all began from."""
+    (path,) = (path for path, facts in received(out).items() if facts["format"] == wire.PARAMS)
+    return wire.open_params(path)
 
 
 def model(out, group):
     """A group's model as the target keeps it."""
-    for path in (out / "sites" / TARGET / "received").glob("*.safetensors"):
-        if parse(_facts(path), "facts").get("site") == group:
-            return wire.read(path)
-    raise AssertionError(f"{group} is not there")
+    (path,) = (path for path, facts in received(out).items() if facts.get("site") == group)
+    return wire.read(path)
 
 
 def plain(members, began):
-    """Geyer et al. 2019, eq. 2, in binary64 and in the open: the weights and the Fisher of a group."""
+    """Geyer et al. 2019, eq. 2, in binary64 and in the open: the weights of a group, and its Fisher.
+
+    Args:
+        members: their contributions.
+        began: the common start, of the names that are summed.
+    """
     tops = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in began.items()}
     bottoms = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in began.items()}
     for c in members:
@@ -91,13 +90,29 @@ def plain(members, began):
     return weights, bottoms
 
 
-def apart(found, expected, began):
-    """The largest difference of a tensor, in spreads of that tensor's weights."""
-    worst = 0.0
-    for name in began:
-        spread = expected[name].double().std().item() if expected[name].numel() > 1 else 0.0
-        worst = max(worst, (found[name].double() - expected[name].double()).abs().max().item() / (spread or 1.0))
-    return worst
+def close(found, expected, names):
+    """Whether each tensor is within 1e-6 of its spread, and what float32 rounds off a number around 1."""
+    for name in names:
+        want = expected[name].double()
+        spread = want.std().item() if want.numel() > 1 else 0.0
+        error = (found[name].double() - want).abs().max().item()
+        assert error <= 1e-6 * spread + 6e-8 * want.abs().max().item(), (name, error, spread)
 
 
-__all__ = ["SIX", "TARGET", "THREE", "ancestor", "apart", "consortium", "contributions", "model", "params", "plain", "plan"]
+def on_the_way(change):
+    """The sites' own app, except that `change(kind, site, task, payload)` may alter a reply.
+
+    It gives other task and payloads, or a sentence that makes the reply an error; None leaves the reply as it is.
+    """
+
+    def answer(message, context):
+        kind, site = message.metadata.message_type, transport.addressee(message.content)
+        reply = client_app(message, context)
+        other = None if reply.has_error() else change(kind, site, *transport.unpack(reply.content, site))
+        if isinstance(other, str):
+            return Message(Error(code=2, reason=other), reply_to=message)
+        if other is not None:
+            reply.content = transport.pack(*other)
+        return reply
+
+    return answer
