@@ -49,7 +49,7 @@ def stays(
         CampaignStopped: a site is absent, or failed.
         Refused: it declined, or what it sealed was refused twice.
     """
-    record = folder(ground, task.key) / "made.json"
+    record = folder(ground, task.key) / ("made.json" if ground.plan.trust == "target" else "trained.json")
     if not record.exists() or ground.sites[job.site].reuse == "never":
         yield from _train(ground, task, job, record)
     told = parse(record.read_bytes(), str(record))
