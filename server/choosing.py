@@ -75,8 +75,10 @@ def further(ground: Ground, target: str, scores: dict[str, float]) -> Iterator[f
         yield fusion.method(fusion.named(MERGED, few), sources)
         if ground.plan.trust != "group" and not _chained(ground) and _known(ground, target, few):
             yield fusion.method(fusion.named(STITCHED, few), sources)
+    if not _chained(ground):
+        return
     last = _named(ground, target, sources, CHAIN)
-    for count in range(len(best_first) - 1, 1, -1) if _chained(ground) else ():
+    for count in range(len(best_first) - 1, 1, -1):
         few = [site for site in sources if site in best_first[:count]]
         name = _named(ground, target, few, fusion.named(CHAIN, few))
         yield fusion.method(name, sources)

@@ -28,7 +28,7 @@ from server.wanted import POOLED
 
 log = logging.getLogger("fedmerge")
 
-SUMMED = "summed"
+SUMMED, OPENED, TOTAL = "summed", "opened.json", "all.sum"
 TRIES = 2
 SLACK = 1 << 16  # bytes of a header beyond ours
 
@@ -57,7 +57,7 @@ class Whole:
     @property
     def opened(self) -> Path:
         """The record of what came of it, once the target has opened it."""
-        return self.folder / "opened.json"
+        return self.folder / OPENED
 
 
 def sums_of(ground: Ground, chain: int) -> list[Whole]:
@@ -200,7 +200,7 @@ def _sum(ground: Ground, one: Whole) -> Conversation:
 def _brought(ground: Ground, one: Whole) -> Generator[Ask, Answer, str]:
     """Bring the sum to the target; by which digest it has the group's model."""
     plan, target = ground.plan, one.group.target
-    path = one.folder / "all.sum"
+    path = one.folder / TOTAL
     if not path.exists():
         whole.write(path, masking.add([one.folder / f"{site}.masked" for site in one.made]))
     net = ground.nets[target]

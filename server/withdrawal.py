@@ -15,7 +15,7 @@ from typing import Any
 from fedmerge import acceptance, campaign, container, params, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, FedmergeError
-from server import holding
+from server import grouping, holding
 from server.ground import STARTS
 from server.record import Witness
 
@@ -67,7 +67,7 @@ def look(runs: Path, site: str) -> Withdrawal:
         runs: the folder of the runs, each with its `out`.
         site: the source.
     """
-    found = Withdrawal(site)
+    found = Withdrawal(site, [one for run in _runs(runs) for one in _masked(run, site)])
     for run in _runs(runs):
         mine = [(path, c) for path, c in _contributions(run) if c.site == site]
         found.taken += [Taken(run.name, path, acceptance.name_of(path), path.stat().st_size) for path, _ in mine]
@@ -132,6 +132,22 @@ def _contributions(run: Path) -> Iterator[tuple[Path, Contribution]]:
                 continue
 
 
+def _masked(run: Path, site: str) -> Iterator[Taken]:
+    """A site's masked messages, and the sums that they are in."""
+    for path in sorted((run / "out" / "server" / grouping.SUMMED).glob(f"*/{site}.masked")):
+        for one in (path, path.with_name(grouping.TOTAL)):
+            if one.exists():
+                yield Taken(run.name, one, acceptance.name_of(one), one.stat().st_size)
+
+
+def _sums_with(run: Path, site: str) -> Iterator[tuple[str, str]]:
+    """The groups whose sum was opened with a site's model in it, and the digest of what came of each."""
+    for path in sorted((run / "out" / "server" / grouping.SUMMED).glob(f"*/{grouping.OPENED}")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if site in facts["members"]:
+            yield facts["group"], facts["digest"]
+
+
 def _body(c: Contribution) -> str:
     """The digest of what a chain's next site starts from: P and the norms, the names that carry a Fisher."""
     return params.digest(params.split(c.weights, c.fisher)[0])
@@ -140,7 +156,7 @@ def _body(c: Contribution) -> str:
 def _descent(run: Path, site: str, digests: set[str]) -> dict[str, tuple[str, ...]]:
     """Digest -> the digests of the site's contributions that it descends from, of all contributions of a run."""
     bodies: dict[str, tuple[str, ...]] = {}
-    origin: dict[str, tuple[str, ...]] = {}
+    origin: dict[str, tuple[str, ...]] = {digest: (digest,) for _, digest in _sums_with(run, site)}
     waiting = [(acceptance.name_of(path), c.site, c.parent, _body(c)) for path, c in _contributions(run)]
     for name, who, _, body in waiting:
         if who == site or name in digests:
@@ -184,8 +200,13 @@ def _at_targets(run: Path, site: str, origin: dict[str, tuple[str, ...]], seen: 
     plan = run / "campaign.toml"
     table = campaign.read(plan) if plan.exists() else {}
     mine = _of(list(origin), origin)
-    if mine and table.get("campaign", {}).get("fit", "near") == "near":
-        for target in (s["name"] for s in table.get("site", []) if s.get("role") == "target"):
+    targets = [s["name"] for s in table.get("site", []) if s.get("role") == "target"]
+    for group, digest in _sums_with(run, site):
+        for target in targets:
+            yield Heir(run.name, "copy", f"of the model of {group}, in which that of {site} is", target, (digest,))
+    head = table.get("campaign", {})
+    if mine and head.get("fit", "near") == "near" and not head.get("groups"):
+        for target in targets:
             yield Heir(run.name, "copy", f"of the contribution of {site}, for the fit beside the data", target, mine)
 
 

@@ -16,6 +16,8 @@ from fedmerge.errors import CampaignStopped
 from fedmerge.fusion import mixing
 from fedmerge.privacy import fixed, message
 from fedmerge.privacy.hello import UNIT
+from server import withdrawal
+from server.record import Witness
 from sites import outbound
 
 GROUPS = [list(SIX[:3]), list(SIX[3:])]
@@ -222,8 +224,35 @@ def test_a_target_that_lost_a_groups_model_opens_the_sum_again(hospitals, three,
     shutil.copytree(three[0], out)
     shutil.rmtree(out / "sites/harbour/received")
     (out / "server/phases").joinpath("traffic.json").unlink()
-    found = run(small(hospitals), out, "imm-mode,mean", nodes=4)
+    found = run(small(hospitals), out, "imm-mode,mean,auto", nodes=4)
     assert {row["status"] for row in found["rows"]} == {"ok"}
     assert {line["what"] for line in found["traffic"]} >= {"masked sum"}
     assert "masked message" not in {line["what"] for line in found["traffic"]}
     assert model(out, "group-1") == model(three[0], "group-1")
+    assert [choice["chosen"] for choice in found["choices"]] == ["imm-mode+warm-up"]
+
+
+def test_a_withdrawn_member_takes_its_group_along(hospitals, three, tmp_path):
+    """Its message and the sum are deleted, what came of the sum is named, and the run does not go on without it."""
+    runs, path = tmp_path / "runs", small(hospitals)
+    shutil.copytree(three[0], runs / "one/out")
+    shutil.copy(path, runs / "one/campaign.toml")
+    found = withdrawal.look(runs, "west")
+    assert {one.path.name for one in found.taken} == {"west.masked", "all.sum"}
+    assert {(heir.kind, heir.what, heir.where) for heir in found.heirs} == {
+        ("fine-tuned model", "imm-mode-seed0-chain0-n2", str(runs / FINE_TUNED)),
+        ("copy", "of the model of group-1, in which that of west is", TARGET),
+    }
+    assert {digest for heir in found.heirs for digest in heir.digests} == {digest_of(three)}
+    withdrawal.withdraw(found, runs, "2026-01-01", Witness())
+    assert not withdrawal.look(runs, "west").taken
+    with pytest.raises(CampaignStopped, match="group-1 is summed as a whole or not at all, and west is missing"):
+        run(path, runs / "one/out", "imm-mode", nodes=4)
+
+
+FINE_TUNED = "one/out/models/harbour/imm-mode-seed0-chain0-n2.fine-tuned.safetensors"
+
+
+def digest_of(campaign_):
+    """By which name the rows have the model of the group."""
+    return campaign_[1]["rows"][-1]["contributions"]["group-1"]

@@ -6,7 +6,9 @@ import pytest
 
 from fedmerge import fusion
 from fedmerge.errors import ConfigError
-from server import plan
+from server import choosing, plan
+from server.ground import Ground
+from server.store import Store
 
 NAMES = ("north", "south", "west", "east", "inland", "island")
 GOOD = f"""
@@ -107,3 +109,18 @@ def test_a_site_is_not_called_as_a_group_is(read):
     """Rows and results would not tell one from the other."""
     with pytest.raises(ConfigError, match="a site is called 'group-2', as a group is"):
         read(GOOD.replace('"island"', '"group-2"'))
+
+
+def test_auto_chooses_among_merges_of_groups(read, tmp_path):
+    """All groups and each alone; of three, the best two as well. One group is one candidate."""
+    three = GOOD.replace('"island"]]', '"island"], ["a", "b", "c"]]') + "".join(SITE.format(n, "source") for n in "abc")
+    all_ = "imm-mode+warm-up"
+    ground = Ground(read(three), Store(tmp_path), {}, {}, {})
+    found = [method.name for method in choosing.candidates(ground, "harbour")]
+    assert found == [all_, f"{all_}:group-1", f"{all_}:group-2", f"{all_}:group-3"]
+    scores = dict(zip(found, (0.5, 0.6, 0.1, 0.4)))
+    assert [m.name for m in choosing.further(ground, "harbour", scores)] == [f"{all_}:group-1/group-3"]
+    one = GOOD.replace('], ["east"', ', "east"')
+    ground = Ground(read(one), Store(tmp_path), {}, {}, {})
+    assert [method.name for method in choosing.candidates(ground, "harbour")] == [all_]
+    assert list(choosing.further(ground, "harbour", {all_: 0.5})) == []
