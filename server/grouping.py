@@ -9,116 +9,39 @@ message is asked for again where the site's policy lets nothing be used twice, a
 import json
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fedmerge import nets, params, sums, tasks, whole
+from fedmerge import nets, sums, tasks, whole
 from fedmerge.container import parse
 from fedmerge.errors import Absent, CampaignStopped, Refused
-from fedmerge.privacy import hello, masking, message, transcript
-from fedmerge.privacy.hello import UNIT, Agreed
+from fedmerge.privacy import masking, message
 from fedmerge.privacy.transcript import Transcript
-from fedmerge.trust import keys
+from server import summed
 from server.exchange import Answer, Ask, Conversation
 from server.ground import Ground
 from server.made import Made
-from server.store import key
+from server.summed import Whole
 from server.wanted import POOLED
 
 log = logging.getLogger("fedmerge")
 
-SUMMED, OPENED, TOTAL = "summed", "opened.json", "all.sum"
 TRIES = 2
 SLACK = 1 << 16  # bytes of a header beyond ours
-
-
-@dataclass(frozen=True)
-class Whole:
-    """One masked sum of a campaign.
-
-    Attributes:
-        chain: whose trainings are summed.
-        group: what its members and the target are told.
-        made: member -> key of the task that made its model.
-        folder: where hellos, messages and the sum lie.
-    """
-
-    chain: int
-    group: sums.Group
-    made: dict[str, str]
-    folder: Path
-
-    @property
-    def agreed(self) -> Agreed:
-        """What the hellos have to say."""
-        return self.group.agreed
-
-    @property
-    def opened(self) -> Path:
-        """The record of what came of it, once the target has opened it."""
-        return self.folder / OPENED
-
-
-def sums_of(ground: Ground, chain: int) -> list[Whole]:
-    """The sums of a chain, once its sources have trained.
-
-    Raises:
-        CampaignStopped: a member is not there any more.
-    """
-    plan, found = ground.plan, []
-    ancestor = ground.ancestor(chain)
-    for name, members in plan.grouped.items():
-        made = {}
-        for site in members:
-            if (its := ground.unshown.get((chain, site))) is None or its.stays is None:
-                why = ground.why(chain, site) or "it has trained nothing"
-                raise CampaignStopped(f"{name} is summed as a whole or not at all, and {site} is missing: {why}")
-            made[site] = its.stays.task.key
-        number = key(chain=chain, group=name, made=made, target=plan.targets[0], ancestor=params.digest(ancestor))
-        group = sums.Group(
-            run=f"{ground.run}/{chain}/{number}",
-            name=name,
-            schema=hello.schema(ancestor),
-            weights=dict.fromkeys(members, UNIT),
-            target=plan.targets[0],
-        )
-        found.append(Whole(chain, group, made, ground.store.folder / SUMMED / number))
-    return found
 
 
 def phases(ground: Ground, chains: Sequence[int]) -> Iterator[list[Conversation]]:
     """Hellos, then masked messages, then the sums: each phase when the one before it is over.
 
     Raises:
-        CampaignStopped: as `sums_of`.
+        CampaignStopped: as `summed.sums_of`.
         Refused: a hello is not what was agreed.
     """
-    every = [one for chain in chains for one in sums_of(ground, chain)]
+    every = [one for chain in chains for one in summed.sums_of(ground, chain)]
     new = [one for one in every if not one.opened.exists()]
     yield [_hello(ground, one, site) for one in new for site in (*one.made, one.group.target)]
-    together = {one.group.run: gathered(ground, one) for one in new}
+    together = {one.group.run: summed.gathered(ground, one) for one in new}
     yield [_message(ground, one, site, together[one.group.run]) for one in new for site in one.made]
     yield [_sum(ground, one) for one in every]
-
-
-def gathered(ground: Ground, one: Whole) -> Transcript:
-    """The transcript of the hellos that came; hellos that make up none are thrown away.
-
-    Raises:
-        Refused: names the site whose hello is not what was agreed.
-    """
-    try:
-        signing = {
-            site: keys.signing_of(ground.keys.get(site, {}).get("signing", ""), site)
-            for site in (*one.made, one.group.target)
-        }
-        found = [hello.read_hello(text.encode(), one.group.name) for text in _hellos(one)]
-        return transcript.gather(found, one.agreed, signing)
-    except Refused:
-        for path in one.folder.glob("*.hello"):
-            path.unlink()
-        raise
 
 
 def _hello(ground: Ground, one: Whole, site: str) -> Conversation:
@@ -142,7 +65,9 @@ def _message(ground: Ground, one: Whole, site: str, together: Transcript) -> Con
     if path.exists() and ground.sites[site].reuse != "never":
         return
     ancestor = ground.ancestor(one.chain)
-    task = sums.Mask(ground.plan.name, one.made[site], one.group, tuple(_hellos(one)), _keys(ground, one))
+    task = sums.Mask(
+        ground.plan.name, one.made[site], one.group, tuple(summed.hellos(one)), summed.public_keys(ground, one)
+    )
     shapes = {name: tuple(value.shape) for name, value in ancestor.items()}
     most = message.length(shapes, [site]) + SLACK
     for attempt in range(1, TRIES + 1):
@@ -200,18 +125,18 @@ def _sum(ground: Ground, one: Whole) -> Conversation:
 def _brought(ground: Ground, one: Whole) -> Generator[Ask, Answer, str]:
     """Bring the sum to the target; by which digest it has the group's model."""
     plan, target = ground.plan, one.group.target
-    path = one.folder / TOTAL
+    path = one.folder / summed.TOTAL
     if not path.exists():
         whole.write(path, masking.add([one.folder / f"{site}.masked" for site in one.made]))
     net = ground.nets[target]
     task = sums.Sum(
         campaign=plan.name,
         group=one.group,
-        hellos=tuple(_hellos(one)),
+        hellos=tuple(summed.hellos(one)),
         net=nets.canonical(net.settings, in_channels=net.in_channels, out_channels=net.out_channels),
         fisher="flat" if plan.train.private else plan.train.sent,
         cases=sum(ground.sites[site].train for site in one.made),
-        keys=_keys(ground, one),
+        keys=summed.public_keys(ground, one),
     )
     payload = {"sum": path, "ancestor": ground.on_disk(ground.ancestor(one.chain))}
     answer = yield Ask(target, "query.sum", tasks.to_table(task), payload, "masked sum")
@@ -227,7 +152,7 @@ def deliver(ground: Ground, target: str, chain: int, made: Sequence[tuple[str, M
             continue
         if one.site == POOLED:
             raise Refused(f"{target}: what it trained for 'pooled' is not there any more; run the campaign anew")
-        (its,) = (whole_ for whole_ in sums_of(ground, chain) if whole_.group.name == name)
+        (its,) = (whole_ for whole_ in summed.sums_of(ground, chain) if whole_.group.name == name)
         digest = yield from _brought(ground, its)
         if digest != one.name:
             raise Refused(f"{target}: the model of {name} expected {one.name[:15]}, got {digest[:15]}")
@@ -237,7 +162,7 @@ def over(ground: Ground, chains: Sequence[int]) -> list[Conversation]:
     """Have the members forget the keys of sums that were opened, so that no thief can take old masks off."""
     if not ground.unshown:
         return []
-    every = [one for chain in chains for one in sums_of(ground, chain) if one.opened.exists()]
+    every = [one for chain in chains for one in summed.sums_of(ground, chain) if one.opened.exists()]
     return [_forget(ground, one, site) for one in every for site in one.made]
 
 
@@ -252,14 +177,3 @@ def _forget(ground: Ground, one: Whole, site: str) -> Conversation:
         log.warning("%s has not forgotten its key for %s: %s", site, one.group.name, error)
     else:
         whole.write(done, b"")
-
-
-def _hellos(one: Whole) -> list[str]:
-    """The hellos that are there."""
-    paths = (one.folder / f"{site}.hello" for site in (*one.made, one.group.target))
-    return [path.read_text(encoding="ascii") for path in paths if path.exists()]
-
-
-def _keys(ground: Ground, one: Whole) -> dict[str, Any]:
-    """The public keys of the group, which only the sites of a simulation believe."""
-    return {site: ground.sites[site].keys for site in (*one.made, one.group.target)}

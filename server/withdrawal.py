@@ -15,7 +15,7 @@ from typing import Any
 from fedmerge import acceptance, campaign, container, params, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, FedmergeError
-from server import grouping, holding
+from server import holding, summed
 from server.ground import STARTS
 from server.record import Witness
 
@@ -134,15 +134,15 @@ def _contributions(run: Path) -> Iterator[tuple[Path, Contribution]]:
 
 def _masked(run: Path, site: str) -> Iterator[Taken]:
     """A site's masked messages, and the sums that they are in."""
-    for path in sorted((run / "out" / "server" / grouping.SUMMED).glob(f"*/{site}.masked")):
-        for one in (path, path.with_name(grouping.TOTAL)):
+    for path in sorted((run / "out" / "server" / summed.SUMMED).glob(f"*/{site}.masked")):
+        for one in (path, path.with_name(summed.TOTAL)):
             if one.exists():
                 yield Taken(run.name, one, acceptance.name_of(one), one.stat().st_size)
 
 
 def _sums_with(run: Path, site: str) -> Iterator[tuple[str, str]]:
     """The groups whose sum was opened with a site's model in it, and the digest of what came of each."""
-    for path in sorted((run / "out" / "server" / grouping.SUMMED).glob(f"*/{grouping.OPENED}")):
+    for path in sorted((run / "out" / "server" / summed.SUMMED).glob(f"*/{summed.OPENED}")):
         facts = json.loads(path.read_text(encoding="utf-8"))
         if site in facts["members"]:
             yield facts["group"], facts["digest"]

@@ -12,7 +12,7 @@ from fedmerge import params, sums, tasks, whole, wire
 from fedmerge.errors import Refused
 from fedmerge.params import Params
 from fedmerge.privacy import hello, ledger, masking, message, transcript
-from fedmerge.privacy.hello import Agreed
+from fedmerge.privacy.hello import Agreed, Hello
 from fedmerge.privacy.transcript import LEAST, Transcript
 from sites import correspondence, outbound, sealing
 from sites.inbound import Declined
@@ -33,15 +33,12 @@ def greet(site: Site, task: dict[str, Any]) -> dict[str, Any]:
         key = ledger.begin(outbound.masked_ledger(site), agreed.run, agreed.group)
         made = hello.greet(agreed, site.name, key, correspondence.own(site).signing)
         hello.check(made, made.role)
-        path = _beside_key(site, agreed, ".hello")
-        if not path.exists():
-            whole.write(path, made.encode())
-        said = hello.read_hello(path.read_bytes(), site.name)
+        if (said := _said(site, agreed)) is not None and said.signed() != made.signed():
+            raise Declined(f"{site.name}: this site has said another hello to {agreed.group} of run {agreed.run}")
+        whole.write(_beside_key(site, agreed, ".hello"), made.encode())  # a renewed signing key signs it anew
     except Refused as error:
         raise _declined(site, error) from None
-    if said.signed() != made.signed():
-        raise Declined(f"{site.name}: this site has said another hello to {agreed.group} of run {agreed.run}")
-    return tasks.to_table(sums.Greeted(said.encode().decode()))
+    return tasks.to_table(sums.Greeted(made.encode().decode()))
 
 
 def mask(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict[str, Any], Payload]:
@@ -58,8 +55,8 @@ def mask(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict[str, 
         raise Declined(f"{site.name}: there is nothing that the task {asked.key} made")
     try:
         together = gathered(site, agreed, asked.hellos, asked.keys)
-        said = _beside_key(site, agreed, ".hello")
-        if not said.exists() or together.of(site.name).encode() != said.read_bytes():
+        said = _said(site, agreed)
+        if said is None or together.of(site.name).signed() != said.signed():
             raise Declined(f"{site.name}: the hello in this site's name is not the one that it has said")
         ancestor = wire.open_params(payload.get("ancestor", b""), site="server")
         _check_start(site, kept, ancestor)
@@ -76,8 +73,7 @@ def mask(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict[str, 
 
 def forget(site: Site, task: dict[str, Any]) -> dict[str, Any]:
     """Forget the key of a sum that was opened; a target keeps its own, which shows it no more than it has."""
-    asked = tasks.from_table(sums.Forget, task, "server")
-    agreed = agree(site, asked.group)
+    agreed = tasks.from_table(sums.Forget, task, "server").group.agreed
     if site.name != agreed.target:
         _beside_key(site, agreed, ".masked").unlink(missing_ok=True)
         ledger.forget(outbound.masked_ledger(site), agreed.run, agreed.group)
@@ -127,6 +123,12 @@ def _check_start(site: Site, kept: Path, ancestor: Params) -> None:
     facts, digest = wire.facts(kept, site=site.name), params.digest(ancestor)
     if facts["ancestor"] != digest or facts["parent"] != digest:
         raise Refused("the model that was trained here did not start from this ancestor")
+
+
+def _said(site: Site, agreed: Agreed) -> Hello | None:
+    """The hello that this site has said to a group already."""
+    path = _beside_key(site, agreed, ".hello")
+    return hello.read_hello(path.read_bytes(), site.name) if path.exists() else None
 
 
 def _beside_key(site: Site, agreed: Agreed, ending: str) -> Path:

@@ -22,7 +22,7 @@ from sites import outbound
 
 GROUPS = [list(SIX[:3]), list(SIX[3:])]
 NAMES = ("group-1", "group-2")
-METHODS = "imm-mode,t-imm"
+METHODS, SMALL = "imm-mode,t-imm", "imm-mode,pooled"
 COARSE = {"south": "none", "west": "channel"}  # how much of its Fisher a member lets go
 
 
@@ -43,7 +43,7 @@ def six(hospitals, tmp_path_factory):
 def three(hospitals, tmp_path_factory):
     """Folder and results of a campaign of one group, two of whose members let little of their Fishers go."""
     out = tmp_path_factory.mktemp("three")
-    return out, run(small(hospitals), out, "imm-mode", nodes=4)
+    return out, run(small(hospitals), out, SMALL, nodes=4)
 
 
 def small(hospitals, name="three.toml", head=""):
@@ -198,7 +198,7 @@ def test_a_stopped_campaign_goes_on_with_the_same_bytes(hospitals, three, tmp_pa
         run(path, tmp_path, "imm-mode", on_the_way(fail), nodes=4)
     before = {p: p.read_bytes() for p in (tmp_path / "server/summed").rglob("*") if p.is_file()}
     assert {p.name for p in before} >= {"north.hello", "west.hello", "harbour.hello", "north.masked"}
-    found = run(path, tmp_path, "imm-mode", nodes=4)
+    found = run(path, tmp_path, SMALL, nodes=4)
     assert bare(found) == bare(three[1])
     assert all(p.read_bytes() == data for p, data in before.items())
 
@@ -255,4 +255,4 @@ FINE_TUNED = "one/out/models/harbour/imm-mode-seed0-chain0-n2.fine-tuned.safeten
 
 def digest_of(campaign_):
     """By which name the rows have the model of the group."""
-    return campaign_[1]["rows"][-1]["contributions"]["group-1"]
+    return campaign_[1]["rows"][0]["contributions"]["group-1"]
