@@ -6,7 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_groups import SIX, TARGET, THREE, ancestor, close, consortium, contributions, model, on_the_way, plain, plan
+from made_groups import (
+    SIX,
+    TARGET,
+    THREE,
+    ancestor,
+    close,
+    consortium,
+    contributions,
+    model,
+    on_the_way,
+    plain,
+    plan,
+    received,
+)
 from small import campaign
 from test_campaign import bare, run
 from test_masking_noise import chi_square, correlation
@@ -181,6 +194,21 @@ def test_members_have_forgotten_the_keys_and_kept_the_ledger(six):
         (entry,) = json.loads((home / "masked.json").read_text())["entries"]
         assert entry["target"] == TARGET
         assert site in entry["members"]
+
+
+def test_trainings_with_noise_are_summed_with_ones_for_fishers_chain_by_chain(hospitals, tmp_path):
+    """Differential privacy leaves no Fisher to weigh with; each chain has a sum of its own; each source has its line."""
+    path = plan(hospitals, [list(THREE)], name="noise.toml")
+    text = path.read_text().replace("fisher_cases = 3", "dp_noise = 1.0")
+    path.write_text(text.replace("test = 2\n", 'test = 2\npatient = "(.*)"\n'))
+    results = run(path, tmp_path, "imm-mode", nodes=4, chains="0,1")
+    assert {row["status"] for row in results["rows"]} == {"ok"}
+    assert [line["site"] for line in results["privacy"]] == list(THREE)
+    groups = [wire.read(path) for path, facts in received(tmp_path).items() if facts.get("site") == "group-1"]
+    assert len({c.ancestor for c in groups}) == 2
+    for c in groups:
+        assert c.fisher_labels == "flat"
+        assert all((value == 3).all() for value in c.fisher.values())
 
 
 def test_a_stopped_campaign_goes_on_with_the_same_bytes(hospitals, three, tmp_path):
