@@ -197,7 +197,7 @@ def test_members_have_forgotten_the_keys_and_kept_the_ledger(six):
 
 
 def test_trainings_with_noise_are_summed_with_ones_for_fishers_chain_by_chain(hospitals, tmp_path):
-    """Differential privacy leaves no Fisher to weigh with; each chain has a sum of its own; each source has its line."""
+    """No Fisher is left to weigh with; each chain has a sum of its own, and each source its line."""
     path = plan(hospitals, [list(THREE)], name="noise.toml")
     text = path.read_text().replace("fisher_cases = 3", "dp_noise = 1.0")
     path.write_text(text.replace("test = 2\n", 'test = 2\npatient = "(.*)"\n'))
