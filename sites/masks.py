@@ -55,6 +55,7 @@ def mask(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict[str, 
         raise Declined(f"{site.name}: there is nothing that the task {asked.key} made")
     try:
         together = gathered(site, agreed, asked.hellos, asked.keys)
+        outbound.check_trust(site, "group", agreed.target)
         said = _said(site, agreed)
         if said is None or together.of(site.name).signed() != said.signed():
             raise Declined(f"{site.name}: the hello in this site's name is not the one that it has said")
@@ -94,7 +95,7 @@ def agree(site: Site, group: sums.Group) -> Agreed:
     if len(agreed.weights) < LEAST:
         raise Declined(f"{site.name}: a masked group expected at least {LEAST} members, got {len(agreed.weights)}")
     if site.name != agreed.target:
-        outbound.check_trust(site, "group", agreed.target)
+        outbound.check_trust(site, "group")
     return agreed
 
 
