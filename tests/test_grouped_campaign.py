@@ -65,15 +65,15 @@ def small(hospitals, name="three.toml", head=""):
     text = path.read_text()
     for site, allowed in COARSE.items():
         mark = f'name = "{site}"\nrole = "source"\n'
-        text = text.replace(mark, f'{mark}policy = {{ fisher = "{allowed}", {OPEN} }}\n')
+        reuse = "never" if site == "south" else "campaign"
+        text = text.replace(mark, f'{mark}policy = {{ fisher = "{allowed}", reuse = "{reuse}", {OPEN} }}\n')
     path.write_text(text)
     return path
 
 
 OPEN = (
     'roles = ["*"], campaigns = ["*"], nets = ["*"], labels = ["*"], min_cases = 1, weights = true, '
-    f'trust = ["group"], receivers = ["{TARGET}"], metrics = true, max_contributions = 1, max_bytes = 1_000_000, '
-    'reuse = "campaign"'
+    f'trust = ["group"], receivers = ["{TARGET}"], metrics = true, max_contributions = 1, max_bytes = 1_000_000'
 )
 
 
@@ -212,7 +212,7 @@ def test_trainings_with_noise_are_summed_with_ones_for_fishers_chain_by_chain(ho
 
 
 def test_a_stopped_campaign_goes_on_with_the_same_bytes(hospitals, three, tmp_path):
-    """One member fails once at its message; then hellos and messages that were there stay, and rows are the same."""
+    """One member fails once at its message; all that was there stays, also of one whose policy has it asked again."""
     armed = ["west"]
 
     def fail(kind, site, task, payload):
@@ -225,7 +225,7 @@ def test_a_stopped_campaign_goes_on_with_the_same_bytes(hospitals, three, tmp_pa
     with pytest.raises(CampaignStopped, match=r"west failed in query\.mask"):
         run(path, tmp_path, "imm-mode", on_the_way(fail), nodes=4)
     before = {p: p.read_bytes() for p in (tmp_path / "server/summed").rglob("*") if p.is_file()}
-    assert {p.name for p in before} >= {"north.hello", "west.hello", "harbour.hello", "north.masked"}
+    assert {p.name for p in before} >= {"north.hello", "west.hello", "harbour.hello", "north.masked", "south.masked"}
     found = run(path, tmp_path, SMALL, nodes=4)
     assert bare(found) == bare(three[1])
     assert all(p.read_bytes() == data for p, data in before.items())
