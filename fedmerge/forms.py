@@ -78,12 +78,12 @@ SCORES: Form = ("cases with a score from 0 to 1 for each label, or with two clas
 
 BY_TYPE: dict[str, Form] = {"str": TEXT, "int": WHOLE, "float": NUMBER}
 BY_NAME: dict[str, Form] = {
+    "hellos": TEXTS,
     "seconds": AMOUNT,
     "curve": CURVE,
     **dict.fromkeys(("start", "adapted", "finetuned"), SCORES),
     **dict.fromkeys(
-        ("labels", "channels", "sources", "digests", "fusable", "norms", "heads", "other", "beyond", "known",
-         "hellos"), TEXTS,
+        ("labels", "channels", "sources", "digests", "fusable", "norms", "heads", "other", "beyond", "known"), TEXTS,
     ),
 }  # fmt: skip
 

@@ -7,14 +7,14 @@ query.receive        Receive    -> Receive              weights that later tasks
 query.seal           Seal       -> Sealed               what a source has made, sealed to another site
 query.open           Open       -> Opened               a sealed contribution, for the target
 query.judge          Judge      -> Judged               whose weights moved much farther than the others'
-query.hello          Greet      -> Greeted              a masked group: a fresh key, signed
-query.mask           Mask       -> Masked               what a source has made, under the masks of its group
-query.sum            Sum        -> Opened               the sum of a group, for the target
-query.forget         Forget     -> Forgotten            the key of a sum that is over
 train.adapt          Row        -> Adapted              near: the whole fit beside the target's data
 train.pull           Pull       -> Pulled               far: one step, weights in, gradient out
 train.finetune       Row        -> Finetuned
 evaluate.score       Score      -> Scored               a model on the site's test cases
+query.hello          Greet      -> Greeted              a masked group: a fresh key, signed
+query.mask           Mask       -> Masked               what a source has made, under the masks of its group
+query.sum            Sum        -> Opened               the sum of a group, for the target
+query.forget         Forget     -> Forgotten            the key of a sum that is over
 """
 
 import dataclasses

@@ -19,12 +19,12 @@ Payload = dict[str, bytes]
 MOST_TEXT = 2 * 2**20  # characters of a task: the scores of some ten thousand cases
 
 KINDS = (
-    "query.describe", "query.receive", "query.seal", "query.open", "query.judge", "query.hello", "query.mask",
-    "query.sum", "query.forget", "train.contribute", "train.pooled", "train.adapt", "train.pull", "train.finetune",
-    "evaluate.score",
+    "query.describe", "query.receive", "query.seal", "query.open", "query.judge", "train.contribute", "train.pooled",
+    "train.adapt", "train.pull", "train.finetune", "evaluate.score",
     "query.job", "query.have", "query.put", "query.part",
+    "query.hello", "query.mask", "query.sum", "query.forget",
 )  # fmt: skip
-"""Flower's message types: what the plan asks for, and below it what carries large payloads and long work."""
+"""Flower's message types: what the plan asks for, what carries large payloads and long work, and masked sums."""
 
 
 @dataclass(frozen=True)

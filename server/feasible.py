@@ -30,8 +30,6 @@ def check_method(plan: "Plan", method: fusion.Method) -> None:
         raise ConfigError(
             f"{method.name} averages at the server, and with trust = '{plan.trust}' it can read no weights"
         )
-    if plan.trust == "group":
-        _check_summed(method)
     if method.training in fusion.CHAINED and plan.schedule != "chain":
         raise ConfigError(f"{method.name} trains each source on the one before: it needs schedule = 'chain'")
     if plan.train.fisher == "target" and method.training in ("ewc", "fedavg-fisher"):
@@ -54,6 +52,8 @@ def check_method(plan: "Plan", method: fusion.Method) -> None:
                 raise ConfigError(f"{site['name']}: the method 'pooled' needs pooled_labels in [site.data], got none")
     if method.sources in ("all", "last", "rounds", "candidates") and not plan.sources:
         raise ConfigError(f'{method.name} needs at least one site with role = "source", got none')
+    if plan.trust == "group":
+        _check_summed(method)
 
 
 def check_trust(plan: "Plan") -> None:

@@ -132,22 +132,6 @@ def _contributions(run: Path) -> Iterator[tuple[Path, Contribution]]:
                 continue
 
 
-def _masked(run: Path, site: str) -> Iterator[Taken]:
-    """A site's masked messages, and the sums that they are in."""
-    for path in sorted((run / "out" / "server" / summed.SUMMED).glob(f"*/{site}.masked")):
-        for one in (path, path.with_name(summed.TOTAL)):
-            if one.exists():
-                yield Taken(run.name, one, acceptance.name_of(one), one.stat().st_size)
-
-
-def _sums_with(run: Path, site: str) -> Iterator[tuple[str, str]]:
-    """The groups whose sum was opened with a site's model in it, and the digest of what came of each."""
-    for path in sorted((run / "out" / "server" / summed.SUMMED).glob(f"*/{summed.OPENED}")):
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if site in facts["members"]:
-            yield facts["group"], facts["digest"]
-
-
 def _body(c: Contribution) -> str:
     """The digest of what a chain's next site starts from: P and the norms, the names that carry a Fisher."""
     return params.digest(params.split(c.weights, c.fisher)[0])
@@ -214,6 +198,22 @@ def _of(names: Any, origin: dict[str, tuple[str, ...]]) -> tuple[str, ...]:  # n
     """The site's digests behind a list of digests."""
     known = [origin[name] for name in names if isinstance(name, str) and name in origin]
     return tuple(dict.fromkeys(digest for group in known for digest in group))
+
+
+def _masked(run: Path, site: str) -> Iterator[Taken]:
+    """A site's masked messages, and the sums that they are in."""
+    for path in sorted((run / "out" / "server" / summed.SUMMED).glob(f"*/{site}.masked")):
+        for one in (path, path.with_name(summed.TOTAL)):
+            if one.exists():
+                yield Taken(run.name, one, acceptance.name_of(one), one.stat().st_size)
+
+
+def _sums_with(run: Path, site: str) -> Iterator[tuple[str, str]]:
+    """The groups whose sum was opened with a site's model in it, and the digest of what came of each."""
+    for path in sorted((run / "out" / "server" / summed.SUMMED).glob(f"*/{summed.OPENED}")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if site in facts["members"]:
+            yield facts["group"], facts["digest"]
 
 
 def _card(path: Path) -> dict[str, Any]:

@@ -18,8 +18,8 @@ NAMES = {
     "before": DIGEST, "label": LABEL,
 }  # fmt: skip
 ROLE = {
-    "contribute": "source", "seal": "source", "open": "target", "judge": "target", "pooled": "target",
     "mask": "source", "sum": "target",
+    "contribute": "source", "seal": "source", "open": "target", "judge": "target", "pooled": "target",
     "adapt": "target", "pull": "target", "finetune": "target",
 }  # fmt: skip
 

@@ -173,15 +173,15 @@ class Service:
             "seal": lambda: sealing.seal_to(site, task, self._log.head if self._log is not None else ""),
             "open": lambda: (opening.open_one(site, task, payload), {}),
             "judge": lambda: (opening.judge(site, task), {}),
-            "hello": lambda: (masks.greet(site, task), {}),
-            "mask": lambda: masks.mask(site, task, payload),
-            "sum": lambda: (sums.open_sum(site, task, payload), {}),
-            "forget": lambda: (masks.forget(site, task), {}),
             "contribute": lambda: source.contribute(site, task, payload),
             "adapt": lambda: target.adapt(site, task),
             "pull": lambda: target.pull(site, task, payload),
             "finetune": lambda: target.finetune(site, task, payload),
             "score": lambda: (source.score(site, task, payload), {}),
+            "hello": lambda: (masks.greet(site, task), {}),
+            "mask": lambda: masks.mask(site, task, payload),
+            "sum": lambda: (sums.open_sum(site, task, payload), {}),
+            "forget": lambda: (masks.forget(site, task), {}),
         }
         return work[action]()
 
