@@ -65,7 +65,7 @@ class Masked:
 class Sum:
     """Open the sum in payload `sum`, and keep the group's model as a contribution; payload `ancestor` as in `Mask`.
 
-    `net`, `fisher` and `cases` are what the contribution says of itself.
+    `net` is the target's (`tasks.Net`); of it, of `fisher` and of `cases` the contribution says that it is.
     """
 
     campaign: str

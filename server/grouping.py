@@ -9,9 +9,10 @@ message is asked for again where the site's policy lets nothing be used twice, a
 import json
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from fedmerge import nets, sums, tasks, whole
+from fedmerge import sums, tasks, whole
 from fedmerge.container import parse
 from fedmerge.errors import Absent, CampaignStopped, Refused
 from fedmerge.privacy import masking, message
@@ -128,12 +129,11 @@ def _brought(ground: Ground, one: Whole) -> Generator[Ask, Answer, str]:
     path = one.folder / summed.TOTAL
     if not path.exists():
         whole.write(path, masking.add([one.folder / f"{site}.masked" for site in one.made]))
-    net = ground.nets[target]
     task = sums.Sum(
         campaign=plan.name,
         group=one.group,
         hellos=tuple(summed.hellos(one)),
-        net=nets.canonical(net.settings, in_channels=net.in_channels, out_channels=net.out_channels),
+        net=asdict(ground.nets[target]),
         fisher="flat" if plan.train.private else plan.train.sent,
         cases=sum(ground.sites[site].train for site in one.made),
         keys=summed.public_keys(ground, one),

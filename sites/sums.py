@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from fedmerge import params, sums, tasks, whole, wire
+from fedmerge import nets, params, sums, tasks, whole, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.privacy import ledger, masking
@@ -33,7 +33,7 @@ def open_sum(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, An
             masks do not cancel.
     """
     asked = tasks.from_table(sums.Sum, task, "server")
-    agreed = masks.agree(site, asked.group)
+    agreed, net = masks.agree(site, asked.group), tasks.from_table(tasks.Net, asked.net, "server")
     came = payload.get("sum", b"")
     path = came if isinstance(came, Path) else site.work / "opened" / f"{secrets.token_hex(12)}.sum"
     try:
@@ -46,7 +46,7 @@ def open_sum(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, An
         digest = params.digest(ancestor)
         made = Contribution(
             site=agreed.group,
-            net=asked.net,
+            net=nets.canonical(net.settings, in_channels=net.in_channels, out_channels=net.out_channels),
             labels=(),
             channels=(),
             cases=asked.cases,
