@@ -73,7 +73,9 @@ def remarks(results: Results) -> list[str]:
     for one in results.get("changes", []):
         if one["verdict"] in ("reported", "released"):
             end = "; the coordinator released them" if one["verdict"] == "released" else ""
-            far = f"{one['times']:.3g} times as far as the median of the other sources'"
+            far = "too far beside the other sources', as the target measured"
+            if one["times"] is not None:
+                far = f"{one['times']:.3g} times as far as the median of the other sources'"
             found.append(f"{one['site']}: the weights moved {far} in chain {one['chain']}{end}")
     for one in results.get("privacy", []):
         models = len(one["trainings"])

@@ -15,7 +15,7 @@ from typing import Any
 from fedmerge import acceptance, campaign, container, params, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, FedmergeError
-from server import holding
+from server import holding, sealing
 from server.ground import STARTS
 from server.record import Witness
 
@@ -71,6 +71,11 @@ def look(runs: Path, site: str) -> Withdrawal:
     for run in _runs(runs):
         mine = [(path, c) for path, c in _contributions(run) if c.site == site]
         found.taken += [Taken(run.name, path, acceptance.name_of(path), path.stat().st_size) for path, _ in mine]
+        for folder, facts in _sealed(run):
+            if facts["site"] == site:
+                found.taken += [
+                    Taken(run.name, path, facts["digest"], path.stat().st_size) for path in sorted(folder.iterdir())
+                ]
     digests = {one.digest for one in found.taken}
     for run in _runs(runs):
         origin = _descent(run, site, digests)
@@ -132,6 +137,13 @@ def _contributions(run: Path) -> Iterator[tuple[Path, Contribution]]:
                 continue
 
 
+def _sealed(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What a run's store has of contributions that nobody here can read: their folders, and what is known of them."""
+    for path in sorted((run / "out" / "server" / sealing.SEALED).glob("*/made.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        yield path.parent, facts
+
+
 def _body(c: Contribution) -> str:
     """The digest of what a chain's next site starts from: P and the norms, the names that carry a Fisher."""
     return params.digest(params.split(c.weights, c.fisher)[0])
@@ -142,6 +154,7 @@ def _descent(run: Path, site: str, digests: set[str]) -> dict[str, tuple[str, ..
     bodies: dict[str, tuple[str, ...]] = {}
     origin: dict[str, tuple[str, ...]] = {}
     waiting = [(acceptance.name_of(path), c.site, c.parent, _body(c)) for path, c in _contributions(run)]
+    waiting += [(facts["digest"], facts["site"], facts["parent"], facts["body"]) for _, facts in _sealed(run)]
     for name, who, _, body in waiting:
         if who == site or name in digests:
             origin[name] = bodies[body] = (name,)
@@ -160,6 +173,9 @@ def _heirs(run: Path, site: str, origin: dict[str, tuple[str, ...]]) -> Iterator
     for path, c in _contributions(run):
         if c.site != site and (digests := origin.get(acceptance.name_of(path))):
             yield Heir(run.name, "contribution", f"of {c.site}, trained from it", str(path), digests)
+    for folder, facts in _sealed(run):
+        if facts["site"] != site and (digests := origin.get(facts["digest"])):
+            yield Heir(run.name, "contribution", f"of {facts['site']}, trained from it", str(folder), digests)
     seen: set[tuple[str, str]] = set()
     for path in sorted((run / "out" / "models").rglob("*.safetensors")):
         kind = "fine-tuned model" if path.name.endswith(".fine-tuned.safetensors") else "merged model"

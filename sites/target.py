@@ -11,7 +11,7 @@ from fedmerge import params, parts, tasks, training, whole, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import fitting
 from fedmerge.params import Params
-from sites import finishing, near, outbound
+from sites import finishing, keeping, near, outbound
 from sites.bench import Bench, card
 from sites.config import Site
 from sites.inbound import Declined
@@ -229,5 +229,7 @@ def finetune(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
     )
     path = folder / "fine-tuned.safetensors"
     wire.write_model(params.of(bench.net), card(bench), path)
+    if row.trust != "server":
+        keeping.keep(site, row, answer)
     whole.write(done, json.dumps(tasks.to_table(answer)).encode())
     return outbound.answer(site, answer), outbound.model(site, path)

@@ -19,6 +19,7 @@ BUNDLE = "sha256:" + "b" * 64  # what the tests' messages say that they came wit
 ROLES = dict(zip(SITES, ("source", "source", "target")))
 POLICY = {
     "campaigns": '["*"]', "nets": '["isensee2017"]', "labels": '["*"]', "min_cases": "1", "weights": "true",
+    "trust": '["*"]', "receivers": '["*"]',
     "fisher": '"full"', "metrics": "true", "per_case_metrics": "true", "max_contributions": '"*"', "max_bytes": '"*"',
 }  # fmt: skip
 

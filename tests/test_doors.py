@@ -30,7 +30,7 @@ def harbour(small, tmp_path):
 
 def with_policy(small, name, lines, site="harbour"):
     """A campaign whose site has an open policy except for `lines`."""
-    lists = dict.fromkeys(("roles", "campaigns", "nets", "labels"), '["*"]')
+    lists = dict.fromkeys(("roles", "campaigns", "nets", "labels", "trust", "receivers"), '["*"]')
     table = {**lists, "min_cases": "1", "max_bytes": '"*"', "max_contributions": '"*"', "weights": "true",
              "fisher": '"full"', "metrics": "true", "per_case_metrics": "true", **lines}  # fmt: skip
     text = campaign(small).read_text()

@@ -60,6 +60,7 @@ FLOORS = {
     "sites.correspondence": 4,
     "sites.attack": 4,
     "sites.importance": 4,
+    "sites.keeping": 4,
     "sites.opening": 4,
     "sites.sealing": 4,
     "sites.inbound": 4,
