@@ -19,7 +19,7 @@ NAMES = {
 }  # fmt: skip
 ROLE = {
     "contribute": "source", "seal": "source", "open": "target", "judge": "target", "pooled": "target",
-    "adapt": "target", "pull": "target", "finetune": "target",
+    "admit": "target", "adapt": "target", "pull": "target", "finetune": "target",
 }  # fmt: skip
 
 

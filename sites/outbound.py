@@ -117,7 +117,8 @@ def answer(site: Site, record: Any) -> dict[str, Any]:  # noqa: ANN401 - any rec
         if isinstance(table.get(field), list):
             table[field] = scores(site, table[field])
     if not site.policy.metrics:
-        table |= {field: empty for field, empty in (("curve", []), ("loss", None)) if field in table}
+        withheld: dict[str, Any] = {"curve": [], "loss": None, "scores": {}, "leave_one_out": {}}
+        table |= {field: empty for field, empty in withheld.items() if field in table}
     return table
 
 

@@ -23,7 +23,7 @@ from fedmerge.errors import FedmergeError
 from fedmerge.transport import KINDS, Letter
 from fedmerge.trust import audit
 from fedmerge.trust.refusals import Refusals
-from sites import inbound, jobs, opening, room, sealing, source, target
+from sites import admission, inbound, jobs, opening, room, sealing, source, target
 from sites import parts as files
 from sites.client import Away, Failed
 from sites.inbound import Declined
@@ -174,6 +174,7 @@ class Service:
             "open": lambda: (opening.open_one(site, task, payload), {}),
             "judge": lambda: (opening.judge(site, task), {}),
             "contribute": lambda: source.contribute(site, task, payload),
+            "admit": lambda: (admission.admit(site, task), {}),
             "adapt": lambda: target.adapt(site, task),
             "pull": lambda: target.pull(site, task, payload),
             "finetune": lambda: target.finetune(site, task, payload),
