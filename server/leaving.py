@@ -29,6 +29,8 @@ def admit(ground: Ground, place: Place, task: tasks.Row, outcome: Outcome) -> Ge
     made = outcome.made
     if len(made) < 2:
         return made
+    if not ground.sites[place.target].validate:
+        raise Refused(f"{place.target}: {place.method.name} admits sources by validation cases, and there are none")
     adapt = None if place.method.heads == "stitched" else ground.plan.adapt.settings(place.cases)
     trial = dataclasses.replace(task, adapt=adapt, key=key(row=task.key, admit=adapt))
     phase = ground.store.phase(f"{trial.key}-admitted")

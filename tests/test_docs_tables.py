@@ -163,6 +163,8 @@ def test_the_profiles_of_phantoms_are_on_the_page():
         ("left_out", results.LEFT_OUT),
         ("changes", results.CHANGES),
         ("choices", results.CHOICES),
+        ("admissions", results.ADMISSIONS),
+        ("leave_one_out", results.LEAVE_ONE_OUT),
         ("privacy", results.PRIVACY),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -71,7 +71,7 @@ def test_weights_that_are_not_what_their_digest_names_are_declined(harbour):
     assert not (harbour.work / "received").exists()
 
 
-@pytest.mark.parametrize("action", ["receive", "contribute", "adapt", "pull", "finetune", "score"])
+@pytest.mark.parametrize("action", ["receive", "contribute", "admit", "adapt", "pull", "finetune", "score"])
 @pytest.mark.parametrize(
     ("line", "value"), [("campaigns", '["another"]'), ("nets", '["unet"]'), ("labels", '["ball"]'), ("roles", "[]")]
 )
