@@ -7,7 +7,8 @@ import statistics
 import made_up
 import pytest
 
-from fedmerge import comparison, report, results
+from fedmerge import comparison, leaving, report, results
+from fedmerge.bench import gather
 from fedmerge.errors import DataError
 
 
@@ -219,6 +220,8 @@ def test_merges_without_a_source_have_a_table(ten):
         "| mean+stitch | start |  | 0.500 |  |",
         "|  |  | north | 0.400 | -0.100 |",
     ]
+    suite = gather.merged([("clean", {**ten, "leave_one_out": left[:1]}), ("", ten)])
+    assert leaving.table(suite)[1][0][:4] == ["t-imm@clean", "adapted", "", "0.700"]
     assert "without one of their sources" not in report.markdown(ten)
     results.validate(ten)  # a file of an older version has neither list
 
