@@ -20,12 +20,11 @@ from fedmerge.trust import keys
 from server import wanted
 from server.exchange import Answer, Ask, Conversation
 from server.ground import Ground
-from server.made import Made, Stays
+from server.made import SEALED, Made, Stays
 from server.wanted import POOLED, Job
 
 log = logging.getLogger("fedmerge")
 
-SEALED = "sealed"
 TRIES = 2
 
 

@@ -15,8 +15,9 @@ from typing import Any
 from fedmerge import acceptance, campaign, container, params, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, FedmergeError
-from server import holding, sealing
+from server import holding
 from server.ground import STARTS
+from server.made import SEALED
 from server.record import Witness
 
 PLACES = ("contributions", "reused")
@@ -139,7 +140,7 @@ def _contributions(run: Path) -> Iterator[tuple[Path, Contribution]]:
 
 def _sealed(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """What a run's store has of contributions that nobody here can read: their folders, and what is known of them."""
-    for path in sorted((run / "out" / "server" / sealing.SEALED).glob("*/made.json")):
+    for path in sorted((run / "out" / "server" / SEALED).glob("*/made.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))
         yield path.parent, facts
 
