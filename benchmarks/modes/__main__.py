@@ -34,11 +34,11 @@ from fedmerge.privacy.transcript import LEAST
 Work = Callable[[Net], Spent]
 
 CASES: dict[str, tuple[Work, float]] = {  # what is done in a mode, and its bound
-    "server, near": (opened.near, 10.0),
-    "server, far": (opened.far, 10.0),
-    "target": (sealed.target, 10.0),
-    "target, chain": (sealed.states, 10.0),  # beside what `target` does
-    "group": (masked.group, 15.0),
+    "server, near": (opened.near, 9.0),
+    "server, far": (opened.far, 7.0),
+    "target": (sealed.target, 7.0),
+    "target, chain": (sealed.states, 8.0),  # beside what `target` does
+    "group": (masked.group, 9.0),
 }
 HEAD = (
     "mode", "parameters, millions", "T", "leaves a source, MB", "passes the server, MB", "reaches the target, MB",

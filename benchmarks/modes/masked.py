@@ -5,7 +5,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.modes.made import Net
-from benchmarks.modes.merging import Model, merge, mixed, step
+from benchmarks.modes.merging import Model, fit, merge, mixed
 from benchmarks.modes.parties import Parties, Spent, carry, keep
 from fedmerge import whole, wire
 from fedmerge.fusion import fitting
@@ -31,9 +31,7 @@ def group(net: Net) -> Spent:
     given = [_sum(net, members, f"g{number}", spent.once) for number, members in enumerate(groups(net.sources))]
     target = spent.once.target
     mix = mixed(target, net, given)
-    state = fitting.fit_state(mix)
-    if len(given) > 1:  # the ratio of one is 1
-        state = step(mix, state, spent.step.target)
+    state = fit(mix, spent) if len(given) > 1 else fitting.fit_state(mix)  # the ratio of one is 1
     merge(target, mix, state, net.folder / "target" / "model.safetensors")
     return spent
 

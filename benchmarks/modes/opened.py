@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.modes.made import Net
-from benchmarks.modes.merging import gradient_of, merge, mixed, step
+from benchmarks.modes.merging import STEPS, fit, gradient_of, merge, mixed
 from benchmarks.modes.parties import Parties, Spent, carry, keep
 from fedmerge import parts, whole, wire
 from fedmerge.contribution import Contribution
@@ -48,7 +48,8 @@ def near(net: Net) -> Spent:
             assert parts.digest(path) == names[site]
             given.append(wire.read(path, site=site))
     mix = mixed(target, net, [(c.weights, c.fisher) for c in given])
-    state = step(mix, fitting.fit_state(mix), spent.step.target)
+    del given
+    state = fit(mix, spent)
     logits, told = merge(target, mix, state)
     del mix
     carry(logits, target, server, net.folder / "server")
@@ -64,7 +65,7 @@ def far(net: Net) -> Spent:
     _contributed(net, spent.once)
     mix = _opened(net, spent.once)
     state = fitting.fit_state(mix)
-    for number, now in enumerate((spent.once, spent.step)):  # the last message has no answer; it warms up, too
+    for number, now in enumerate((spent.once, *[spent.step] * STEPS)):  # the last message has no answer; it warms up
         _, server, target = now.all
         with server.at_work():
             fused = mixing.fuse(mix, mixing.ratios(fitting.fit_logits(mix, state)))
@@ -85,6 +86,7 @@ def far(net: Net) -> Spent:
             state = fitting.fit_step(mix, state, back, 0.05, fused=fused)
             whole.write(net.folder / "server" / "state", wire.params_to_bytes(state))
         _gone(answer)
+    spent.step *= 1 / STEPS
     merge(spent.once.server, mix, state, net.folder / "server" / "model.safetensors")
     return spent
 

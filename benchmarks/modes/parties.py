@@ -27,8 +27,8 @@ class Party:
 
     processor_s: float = 0.0
     clock_s: float = 0.0
-    sent: int = 0
-    received: int = 0
+    sent: float = 0
+    received: float = 0
     peak: int = 0
 
     @contextmanager
@@ -50,7 +50,7 @@ class Party:
             max(self.peak, other.peak),
         )
 
-    def __mul__(self, times: int) -> "Party":
+    def __mul__(self, times: float) -> "Party":
         return Party(
             self.processor_s * times, self.clock_s * times, self.sent * times, self.received * times, self.peak
         )
@@ -82,7 +82,7 @@ class Parties:
     def __add__(self, other: "Parties") -> "Parties":
         return Parties(*(one + two for one, two in zip(self.all, other.all)))
 
-    def __mul__(self, times: int) -> "Parties":
+    def __mul__(self, times: float) -> "Parties":
         return Parties(*(one * times for one in self.all))
 
 

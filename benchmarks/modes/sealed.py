@@ -4,10 +4,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.modes.made import Net
-from benchmarks.modes.merging import checked, merge, mixed, step
+from benchmarks.modes.merging import checked, fit, merge, mixed
 from benchmarks.modes.parties import Parties, Spent, carry, keep
 from fedmerge import params, whole, wire
-from fedmerge.fusion import fitting
 from fedmerge.privacy import header, seal
 from fedmerge.privacy.header import Facts
 from fedmerge.trust import keys
@@ -41,7 +40,8 @@ def target(net: Net) -> Spent:
             given.append(checked(path, net, site))
         closed.unlink()
     mix = mixed(aim, net, [(c.weights, c.fisher) for c in given])
-    state = step(mix, fitting.fit_state(mix), spent.step.target)
+    del given
+    state = fit(mix, spent)
     merge(aim, mix, state, net.folder / "target" / "model.safetensors")
     return spent
 
