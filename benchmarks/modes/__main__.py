@@ -1,4 +1,4 @@
-"""What each mode of `docs/who-sees-what.md` costs in bytes, seconds and memory, beside the training itself.
+"""What each mode costs in bytes, seconds and memory, beside the training: `server` near and far, `target`, `group`.
 
 One table with a row for each mode, number of parameters and number of sources T. The models are made up, a stack of 3D
 convs with a Fisher of every number; the rest is what a campaign does with them: contributions are written, checked,
