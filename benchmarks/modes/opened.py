@@ -7,10 +7,9 @@ import numpy as np
 from benchmarks.modes.made import Net
 from benchmarks.modes.merging import STEPS, fit, gradient_of, merge, mixed
 from benchmarks.modes.parties import Parties, Spent, carry, keep
-from fedmerge import parts, whole, wire
+from fedmerge import acceptance, distance, parts, whole, wire
 from fedmerge.contribution import Contribution
 from fedmerge.fusion import fitting, mixing
-from server import holding, inbound
 
 
 def plain(net: Net) -> Spent:
@@ -101,9 +100,9 @@ def _contributed(net: Net, once: Parties) -> dict[str, str]:
         path.unlink()
         with server.at_work():
             stored = keep(came, _stored(net, site))
-            found = inbound.accept(stored, net.expected, site)
-            holding.change(found.weights, net.ancestor)
-            names[site] = inbound.name_of(stored).removeprefix("sha256:")
+            found = acceptance.accept(stored, net.expected, site)
+            distance.change(found.weights, net.ancestor)
+            names[site] = acceptance.name_of(stored).removeprefix("sha256:")
     return names
 
 
