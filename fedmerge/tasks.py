@@ -125,6 +125,7 @@ class Contribute:
     run: str = ""
     sealed: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
 
     @property
     def private(self) -> bool:
@@ -157,7 +158,8 @@ class Trained:
 class Seal:
     """Seal to `receiver` what the task `key` made: the `"contribution"`, or its `"body"` (P and the norm parameters).
 
-    `keys` has the receiver's public keys in a simulation; elsewhere the roster has them.
+    `keys` has the receiver's public keys in a simulation; elsewhere the roster has them, of which the server's is of
+    `epoch`.
     """
 
     campaign: str
@@ -167,6 +169,7 @@ class Seal:
     receiver: str
     net: Net
     keys: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,7 @@ class Open:
     kept: dict[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     keys: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def _train(ground: Ground, task: tasks.Contribute, job: Job, record: Path) -> Co
         "trust": ground.plan.trust,
         "run": ground.run,
         "sealed": sealed,
+        "epoch": ground.epoch,
         "keys": {made.site: ground.sites[made.site].keys for made in looked_at.values()},
     }
     answer = yield Ask(job.site, job.kind, asked, payload, "training")
@@ -113,7 +114,14 @@ def letter(ground: Ground, made: Made, what: str, receiver: str) -> Generator[As
         return path
     known = _stays(made)
     task = tasks.Seal(
-        ground.plan.name, ground.run, known.task.key, what, receiver, known.task.net, ground.sites[receiver].keys
+        ground.plan.name,
+        ground.run,
+        known.task.key,
+        what,
+        receiver,
+        known.task.net,
+        ground.sites[receiver].keys,
+        ground.epoch,
     )
     most = envelope.length(acceptance.limits(wanted.expected(known.task, known.heads))[0])
     for attempt in range(1, TRIES + 1):
@@ -189,6 +197,7 @@ def _open(ground: Ground, made: Made) -> tasks.Open:
         kept={name: list(shape) for name, shape in known.heads.items()},
         after=known.after,
         keys=ground.sites[made.site].keys,
+        epoch=ground.epoch,
     )
 
 

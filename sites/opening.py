@@ -31,7 +31,7 @@ def open_one(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, An
     if "sealed" not in payload:
         raise Declined(f"{site.name}: the task brings no sealed contribution")
     facts = envelope.facts(asked.run, asked.key, envelope.CONTRIBUTION, asked.site, site.name, asked.net)
-    plain = sealing.open_to(site, payload["sealed"], facts, {asked.site: asked.keys})
+    plain = sealing.open_to(site, payload["sealed"], facts, {asked.site: asked.keys}, asked.epoch)
     try:
         moved = _checked(site, asked, plain)
     except Refused as error:

@@ -57,7 +57,7 @@ def seal_to(site: Site, task: dict[str, Any], head: str = "") -> tuple[dict[str,
     if not path.exists():
         raise Declined(f"{site.name}: there is nothing that the task {asked.key} made")
     outbound.check_trust(site, "target", asked.receiver)
-    receiver = correspondence.peer(site, asked.receiver, asked.keys)
+    receiver = correspondence.peer(site, asked.receiver, asked.keys, asked.epoch)
     data = outbound.contribution(site, path, asked.key)
     if asked.what == envelope.BODY:
         data = wire.params_to_bytes(params.split(wire.read(path, site=site.name).weights, _body(asked.net))[0])
@@ -92,11 +92,11 @@ def opened(site: Site, asked: tasks.Contribute, payload: Payload) -> Payload:
         sender, key, net = str(told.get("sender")), str(told.get("round")), told.get("net")
         theirs = tasks.from_table(tasks.Net, net if isinstance(net, dict) else {}, "server")
         facts = envelope.facts(asked.run, key, what, sender, site.name, theirs)
-        found[name] = open_to(site, payload[name], facts, asked.keys)
+        found[name] = open_to(site, payload[name], facts, asked.keys, asked.epoch)
     return found
 
 
-def open_to(site: Site, data: bytes | Path, facts: Facts, keys: Mapping[str, Any]) -> Path:
+def open_to(site: Site, data: bytes | Path, facts: Facts, keys: Mapping[str, Any], epoch: int) -> Path:
     """The plaintext of a sealed file, as a file of the site's own (0600).
 
     Args:
@@ -104,12 +104,13 @@ def open_to(site: Site, data: bytes | Path, facts: Facts, keys: Mapping[str, Any
         data: the sealed file.
         facts: what it has to be.
         keys: in a simulation, name -> public keys.
+        epoch: of the roster that the server goes by.
 
     Raises:
         Declined: the sender is unknown here, or the file cannot be opened.
     """
     told = keys.get(facts.sender, {})
-    sender = correspondence.peer(site, facts.sender, told if isinstance(told, dict) else {})
+    sender = correspondence.peer(site, facts.sender, told if isinstance(told, dict) else {}, epoch)
     out = site.work / "opened" / f"{secrets.token_hex(12)}.safetensors"
     sealed = data if isinstance(data, Path) else out.with_suffix(".sealed")
     try:

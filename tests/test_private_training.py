@@ -219,7 +219,7 @@ def test_methods_that_would_release_more_are_refused(there, method):
 def test_a_task_without_noise_keeps_the_name_that_it_had(there):
     """What was stored before there was any differential privacy goes on being found."""
     _, table, _ = asked(there[0], write(there[0]))
-    later = ("epsilon", "delta", "dp_clip", "dp_noise", "trust", "run", "sealed", "keys")
+    later = ("epsilon", "delta", "dp_clip", "dp_noise", "trust", "run", "sealed", "keys", "epoch")
     old = {k: v for k, v in table.items() if k not in later}
     task = tasks.from_table(tasks.Contribute, table, "server")
     assert training._key(task, "data") == training.key(data="data", **{**old, "campaign": "", "threads": 0})
