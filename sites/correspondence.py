@@ -39,6 +39,11 @@ class Peer:
     signing: Ed25519PublicKey
     sealing: keys.Sealing
 
+    @property
+    def fingerprint(self) -> str:
+        """Of both, as the other hospital can tell it by telephone."""
+        return keys.pair_fingerprint(keys.public_text(self.signing), keys.public_text(self.sealing))
+
 
 def own(site: Site) -> Own:
     """The site's private keys; a simulated site makes them at the first call.

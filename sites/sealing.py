@@ -56,8 +56,9 @@ def seal_to(site: Site, task: dict[str, Any], head: str = "") -> tuple[dict[str,
     path = kept(site, asked.key)
     if not path.exists():
         raise Declined(f"{site.name}: there is nothing that the task {asked.key} made")
-    outbound.check_trust(site, "target", asked.receiver)
+    outbound.check_trust(site, "target")
     receiver = correspondence.peer(site, asked.receiver, asked.keys, asked.epoch)
+    outbound.check_receiver(site, asked.receiver, receiver.fingerprint)
     data = outbound.contribution(site, path, asked.key)
     if asked.what == envelope.BODY:
         data = wire.params_to_bytes(params.split(wire.read(path, site=site.name).weights, _body(asked.net))[0])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from small import campaign, hospitals
@@ -9,7 +10,11 @@ from test_campaign import bare, failing, run
 from test_holding import three_sources
 
 from fedmerge.errors import CampaignStopped, ConfigError
+from fedmerge.trust import keys
 from server import holding, plan, withdrawal
+from sites import correspondence, outbound
+from sites.inbound import Declined
+from sites.records import OPEN, Policy, Site
 
 METHODS = "mean,imm-mode,t-imm,transfer:north,lwf+stitch"
 
@@ -158,6 +163,21 @@ def test_a_source_seals_only_for_whom_its_policy_names(small, tmp_path):
                 run(path, tmp_path / f"{trust}-{schedule}", "mean")
         else:
             assert run(path, tmp_path / f"{trust}-{schedule}", "mean")["rows"]
+
+
+def test_keys_that_a_policy_has_pinned_are_the_only_ones_that_are_sealed_to(tmp_path):
+    """With the right fingerprint, however it is spelt; with another one nothing is sealed, whoever vouches for it."""
+    harbour = Site("harbour", "target", None, OPEN, None, tmp_path / "harbour", simulation=True)
+    told = correspondence.told(harbour)
+    north = replace(harbour, name="north", role="source", work=tmp_path / "north")
+    found = correspondence.peer(north, "harbour", told)
+    assert found.fingerprint == keys.pair_fingerprint(told["signing"], told["sealing"])
+    for pin in ("harbour", f"harbour {found.fingerprint}", f"harbour {found.fingerprint.lower().replace('-', ' ')}"):
+        outbound.check_receiver(replace(north, policy=Policy(receivers=(pin,))), "harbour", found.fingerprint)
+    other = correspondence.peer(north, "harbour", correspondence.told(replace(harbour, work=tmp_path / "other")))
+    pinned = replace(north, policy=Policy(receivers=(f"harbour {found.fingerprint}",)))
+    with pytest.raises(Declined, match="north: policy line 'receivers' names other keys of harbour than SHA256:"):
+        outbound.check_receiver(pinned, "harbour", other.fingerprint)
 
 
 def test_a_withdrawal_finds_what_nobody_can_read(small, both, tmp_path):
