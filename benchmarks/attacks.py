@@ -37,10 +37,10 @@ from fedmerge.privacy.mechanism import Mechanism
 from server import plan
 from server.plan import Plan
 from sites import attack, cases, coins, config, predict
-from sites.attack import References
 from sites.cases import Found
 from sites.config import Site
 from sites.records import Selection
+from sites.scores import Finding, References
 from sites.source import parts
 
 BOUND = 1.0  # of a sound training: the lower bound on epsilon by the accounted epsilon
@@ -146,7 +146,7 @@ def contribution(site: Site, net: nn.Module, settings: dict[str, Any], patients:
     )  # fmt: skip
 
 
-def summary(found: attack.Finding, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+def summary(found: Finding, pairs: list[tuple[str, str]]) -> dict[str, Any]:
     """Area, rate and interval, and how often the member of a pair has the higher score."""
     right = coins.right(pairs, found.inside, found.outside)
     bounds = [lower_bound.paired_lower_bound(count, len(pairs), DELTA) for count in (right, len(pairs))]

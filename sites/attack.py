@@ -5,25 +5,23 @@ labels, and says whether the patient was among those that it was trained on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmerge import answers, devices, fisher, losses, nets, params, partition, training
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, DataError
 from fedmerge.params import Params
-from fedmerge.privacy import attacks, inversion, separation
-from fedmerge.privacy.separation import Array, Roc
+from fedmerge.privacy import attacks, inversion
+from fedmerge.privacy.separation import Array
 from sites import cases, outbound
 from sites.cases import Found, Loaded
 from sites.config import Site
-from sites.draws import generator
 from sites.progress import report
+from sites.scores import Finding, References, evaluated, finding, halves
 
 Patients = dict[str, list[Loaded]]  # patient, or case where the ids do not tell patients -> cases
 
@@ -51,25 +49,6 @@ class Recipe:
     precision: str = "auto"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One membership attack.
-
-    Attributes:
-        attack: its name.
-        roc: how well it tells; None where there was nothing to attack.
-        why: and then the reason.
-        inside: score of each member, by patient; of the Fisher, of those that it was taken of.
-        outside: score of each other patient.
-    """
-
-    attack: str
-    roc: Roc | None
-    why: str = ""
-    inside: Mapping[str, float] = field(default_factory=dict)
-    outside: Mapping[str, float] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, eq=False)
 class Drawn:
     """One training patient's image, what came back from the gradient, and the mean image of the other patients.
@@ -82,18 +61,6 @@ class Drawn:
     mean: Tensor
     found: inversion.Likeness
     baseline: inversion.Likeness
-
-
-class References(NamedTuple):
-    """What reference models say of all patients, members first; they are the same for all models of these patients.
-
-    Attributes:
-        confidence: (R, N), as `attacks.logit` has it.
-        saw: (R, N), who was trained on.
-    """
-
-    confidence: Array
-    saw: NDArray[np.bool_]
 
 
 class Audit:
@@ -260,34 +227,6 @@ class Audit:
         )
         found, baseline = (inversion.likeness(one, case.image) for one in (back, mean))
         return Drawn(case.image, back, mean, found, baseline)
-
-
-def finding(attack: str, inside: Mapping[str, float], outside: Mapping[str, float]) -> Finding:
-    """What the scores of an attack come to."""
-    return Finding(attack, separation.roc([*inside.values()], [*outside.values()]), "", inside, outside)
-
-
-def evaluated(net: nn.Module, case: Loaded, loss: losses.Loss) -> tuple[float, float]:
-    """A case's training loss, and its mean negative log-likelihood over voxels, in evaluation mode and float32."""
-    where, was = next(net.parameters()).device, net.training
-    net.eval()
-    try:
-        with torch.no_grad():
-            logits, label = net(case.image[None].to(where)).float(), case.label[None].to(where)
-            nll = -fisher.log_likelihood(logits, label).item() / label.numel()
-            return loss(logits, label).item(), nll
-    finally:
-        net.train(was)
-
-
-def halves(patients: int, references: int, seed: int) -> NDArray[np.bool_]:
-    """(references, patients): which patients a reference is trained on; rows 2k and 2k + 1 share none and miss none."""
-    saw = np.zeros((references, patients), bool)
-    for pair in range(references // 2):
-        chosen = generator("references", seed, pair).permutation(patients)[: patients // 2]
-        saw[2 * pair, chosen] = True
-        saw[2 * pair + 1] = ~saw[2 * pair]
-    return saw
 
 
 def _all(patients: Mapping[str, list[Loaded]]) -> list[Loaded]:

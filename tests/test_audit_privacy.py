@@ -14,7 +14,7 @@ from fedmerge import fisher, losses, nets, params, partition, tasks, training, w
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError
 from fedmerge.privacy import separation
-from sites import attack, config, outbound, source
+from sites import attack, config, outbound, scores, source
 from sites import home as homes
 from sites import tables as site_tables
 from sites.records import OPEN
@@ -204,11 +204,11 @@ def test_options_that_make_no_sense_are_refused(made, tmp_path, options):
 
 def test_every_patient_is_unseen_by_half_of_the_references():
     """Also with an odd number of patients; and the draw is a function of the seed."""
-    saw = attack.halves(9, 6, seed=0)
+    saw = scores.halves(9, 6, seed=0)
     assert (saw.sum(0) == 3).all()
     assert set(saw.sum(1)) == {4, 5}
-    assert np.array_equal(saw, attack.halves(9, 6, seed=0))
-    assert not np.array_equal(saw, attack.halves(9, 6, seed=1))
+    assert np.array_equal(saw, scores.halves(9, 6, seed=0))
+    assert not np.array_equal(saw, scores.halves(9, 6, seed=1))
 
 
 def test_the_threshold_of_a_policy_is_an_area():

@@ -92,7 +92,6 @@ def audit(
     members: int,
     others: int,
     seed: int,
-    progress: Callable[[int], None] | None = None,
 ) -> Evidence:
     """The lower bound on epsilon from many trainings, with the canary and without it.
 
@@ -106,16 +105,13 @@ def audit(
         members: trainings with the canary; the first quarter chooses the threshold, the others are counted.
         others: trainings without it; likewise.
         seed: of everything.
-        progress: is told how many trainings are done.
     """
     odd = canary(patients[0][0][0].shape[0], classes, seed)
     scores: dict[bool, list[float]] = {True: [], False: []}
-    for done in range(members + others):
-        present = done < members
-        found = observed(patients, odd, classes, mechanism, steps, present=present, seed=seed, run=done)
-        scores[present].append(ratio(found, mechanism.rate, claimed))
-        if progress:
-            progress(done + 1)
+    for run in range(members + others):
+        present = run < members
+        seen = observed(patients, odd, classes, mechanism, steps, present=present, seed=seed, run=run)
+        scores[present].append(ratio(seen, mechanism.rate, claimed))
     return evidence(scores[True], scores[False], delta)
 
 
@@ -123,7 +119,7 @@ def ratio(observed: Sequence[float], rate: float, noise: float) -> float:
     """The log-likelihood ratio of a training with the canary to one without.
 
     Args:
-        observed: (T,) x of each step, in units of the clipping norm.
+        observed: (T,) x of each step.
         rate: q.
         noise: sigma.
     """
@@ -143,7 +139,7 @@ def observed(
     seed: int,
     run: int,
 ) -> list[float]:
-    """One training of a tiny net: x of each step, in units of the norm 1.
+    """One training of a tiny net: x of each step.
 
     Args:
         patients: the others.
