@@ -69,7 +69,7 @@ def test_a_line_that_was_torn_is_made_again_and_whole_ones_are_kept(benchmark, t
 def test_a_row_stands_for_what_was_asked_and_nothing_else(benchmark):
     """Other numbers of steps, runs or references, another seed: other rows."""
     plain = asked(benchmark)
-    assert len(plain) == 3 * 6 + 3
+    assert len(plain) == 3 * 6 + 5
     assert [one["n"] for one in plain[:6]] == [32] * 6
     for changes in ({"seed": 1}, {"references": 4}, {"runs": (40, 40)}, {"scored": 4}):
         assert not any(one in plain for one in asked(benchmark, **changes) if one["n"])
