@@ -36,6 +36,7 @@ class Ground:
         given: the files that stand for a source's training.
         made: (chain, name) -> the contribution; see `named`.
         left: (chain, site) -> why the campaign goes on without this source; chain None: in all chains.
+        fetched: sealed files that this start of the server has asked for.
         gone: (chain, way) -> why a chain that `auto` asked for cannot be had.
         judged: (chain, name) -> whether a contribution that nobody here can read moved too far, as the target measured,
             and beside how many others; None where that is not known.
@@ -53,6 +54,7 @@ class Ground:
     given: dict[str, Path]
     made: dict[tuple[int, str], Made] = field(default_factory=dict)
     left: dict[tuple[int | None, str], str] = field(default_factory=dict)
+    fetched: set[Path] = field(default_factory=set)
     gone: dict[tuple[int, str], str] = field(default_factory=dict)
     judged: dict[tuple[int, str], tuple[bool | None, int]] = field(default_factory=dict)
     noisy: dict[tuple[int, str], Training] = field(default_factory=dict)

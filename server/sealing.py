@@ -110,7 +110,7 @@ def letter(ground: Ground, made: Made, what: str, receiver: str) -> Generator[As
         Refused: it declined, or what it sent was refused twice.
     """
     path = made.path / f"{what}-{receiver}.sealed"
-    if path.exists() and ground.sites[made.site].reuse != "never":
+    if path.exists() and (path in ground.fetched or ground.sites[made.site].reuse != "never"):
         return path
     known = _stays(made)
     task = tasks.Seal(
@@ -152,6 +152,7 @@ def _taken(ground: Ground, made: Made, task: tasks.Seal, answer: Answer, path: P
         raise Refused(f"{made.site}: {error}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     came.replace(path)
+    ground.fetched.add(path)
     return path
 
 
