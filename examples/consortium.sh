@@ -139,6 +139,7 @@ if [ "$trust" = target ]; then
     say "what the server has of the contributions, and what the target has"
     find "$server/runs/consortium/out/server/sealed" -type f
     find "$work/harbour/private/work/results" -type f
+    fedmerge audit verify "$work/north" "$work/harbour" # the seals told harbour heads of north's log
     [ ! -e "$server/runs/consortium/out/server/contributions" ]
 fi
 

@@ -5,16 +5,19 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from small import campaign, hospitals
+from small import SITES, campaign, hospitals
 from test_campaign import bare, failing, run
 from test_holding import three_sources
 
+from fedmerge import tasks, wire
 from fedmerge.errors import CampaignStopped, ConfigError
-from fedmerge.trust import keys
-from server import holding, plan, withdrawal
-from sites import correspondence, outbound
+from fedmerge.transport import Letter
+from fedmerge.trust import audit, keys
+from server import ground, holding, plan, withdrawal
+from sites import config, correspondence, outbound
 from sites.inbound import Declined
 from sites.records import OPEN, Policy, Site
+from sites.service import Service
 
 METHODS = "mean,imm-mode,t-imm,transfer:north,lwf+stitch"
 
@@ -178,6 +181,38 @@ def test_keys_that_a_policy_has_pinned_are_the_only_ones_that_are_sealed_to(tmp_
     pinned = replace(north, policy=Policy(receivers=(f"harbour {found.fingerprint}",)))
     with pytest.raises(Declined, match="north: policy line 'receivers' names other keys of harbour than SHA256:"):
         outbound.check_receiver(pinned, "harbour", other.fingerprint)
+
+
+def test_the_target_witnesses_the_senders_log(small, both, tmp_path):
+    """The header's head is a line of the target's own log, so that who seals cannot write its log anew unnoticed."""
+    shutil.copytree(both["target"][0] / "sites", tmp_path / "sites")
+    record = next(p for p in (both["target"][0] / "server/sealed").glob("*/made.json") if "north" in p.read_text())
+    facts, key = json.loads(record.read_text()), record.parent.name
+    logs = {name: audit.Log(tmp_path / f"{name}.jsonl", keys.new_signing(), name) for name in ("north", "harbour")}
+    path = small / "target.toml"
+    sites = {name: config.from_campaign(path, name, work=tmp_path / "sites" / name) for name in SITES}
+    told = {name: correspondence.told(site) for name, site in sites.items()}
+    described = {name: (1, tuple(site.data.labels)) for name, site in sites.items()}
+    net = ground.divide(plan.read(path), described)["north"]
+    found = wire.read(sites["north"].work / "contributions" / f"{key}.safetensors")
+
+    def answer(kind, name, task, **payload):
+        service = Service(lambda: sites[name], log=logs[name])
+        return service.answer(kind, Letter(tasks.to_table(task), payload, to=name)).payload
+
+    for _ in range(2):  # the second time there is a line before it
+        shutil.rmtree(sites["north"].work / "sealed", ignore_errors=True)
+        seal = tasks.Seal("small", facts["run"], key, "contribution", "harbour", net, told["harbour"])
+        sealed = answer("query.seal", "north", seal)
+    asked = tasks.Open(
+        "small", facts["run"], "north", key, facts["digest"], net, found.ancestor, found.parent, "sampled",
+        keys=told["north"],
+    )  # fmt: skip
+    answer("query.open", "harbour", asked, **sealed)
+    witnessed = audit.witnessed(logs["north"].path, logs["harbour"].path, "north")
+    assert (witnessed.heads, witnessed.missing) == (1, ())
+    logs["north"].path.write_text(logs["north"].path.read_text().splitlines(keepends=True)[0])  # the rest is cut off
+    assert len(audit.witnessed(logs["north"].path, logs["harbour"].path, "north").missing) == 1
 
 
 def test_a_withdrawal_finds_what_nobody_can_read(small, both, tmp_path):
