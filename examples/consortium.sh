@@ -6,6 +6,7 @@
 #     examples/consortium.sh                  in network namespaces if possible, else on loopback
 #     examples/consortium.sh --loopback       on loopback
 #     examples/consortium.sh --keep DIR       in a new folder DIR, which stays
+#     examples/consortium.sh --trust target   with contributions that the server cannot read
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,12 +14,13 @@ PATH="$here/../.venv/bin:$PATH"
 unset HTTPS_PROXY https_proxy ALL_PROXY all_proxy # everybody is on this machine
 export PYTHONUNBUFFERED=1
 sites=(north south harbour)
-loopback='' keep=''
+loopback='' keep='' trust=server
 while [ $# -gt 0 ]; do
     case $1 in
         --loopback) loopback=yes ;;
         --keep) keep=$2 && shift ;;
-        *) sed -n '2,8s/^# \?//p' "${BASH_SOURCE[0]}" && exit 2 ;;
+        --trust) trust=$2 && shift ;;
+        *) sed -n '2,9s/^# \?//p' "${BASH_SOURCE[0]}" && exit 2 ;;
     esac
     shift
 done
@@ -95,6 +97,9 @@ else
     port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 fi
 
+campaign=$work/campaign.toml
+python3 "$here/consortium/same.py" trust "$trust" "$here/consortium/campaign.toml" >"$campaign"
+
 say "the patients of three hospitals"
 fedmerge phantom "$work/patients" --cases 10
 
@@ -117,12 +122,12 @@ for site in "${sites[@]}"; do
     say "$site fills in its own file, checks, and starts"
     cp "$here/consortium/$site.toml" "$home/site.toml"
     mv "$work/patients/$site" "$home/cases"
-    on "$site" fedmerge site check --home "$home" --campaign "$here/consortium/campaign.toml"
+    on "$site" fedmerge site check --home "$home" --campaign "$campaign"
     start "$site" fedmerge site up --home "$home" --shared-user # one user for all, which a hospital should not do
 done
 
 say "the coordinator runs the campaign"
-on server fedmerge run "$here/consortium/campaign.toml" --server "$server"
+on server fedmerge run "$campaign" --server "$server"
 on server fedmerge status --server "$server"
 
 say "what left north, and whether its log is whole"
@@ -130,8 +135,16 @@ fedmerge audit verify "$work/north" "$server" | tee "$work/verdict"
 grep -q "all of them are there" "$work/verdict" # the server's log has heads of north's
 fedmerge audit show "$work/north" --out "$work/north.html"
 
+if [ "$trust" = target ]; then
+    say "what the server has of the contributions, and what the target has"
+    find "$server/runs/consortium/out/server/sealed" -type f
+    find "$work/harbour/private/work/results" -type f
+    fedmerge audit verify "$work/north" "$work/harbour" # the seals told harbour heads of north's log
+    [ ! -e "$server/runs/consortium/out/server/contributions" ]
+fi
+
 say "the same campaign in one process"
-python3 "$here/consortium/same.py" campaign "$here/consortium/campaign.toml" "${sites[@]/#/$work/}" >"$work/simulated.toml"
+python3 "$here/consortium/same.py" campaign "$campaign" "${sites[@]/#/$work/}" >"$work/simulated.toml"
 fedmerge simulate "$work/simulated.toml" --out "$work/simulated"
 
 say "the numbers of both"

@@ -60,6 +60,21 @@ def _shares(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, dict) and all(_text(label) and _share(share) for label, share in value.items())
 
 
+def _merges(value: Any) -> bool:  # noqa: ANN401
+    return _shares(value) and len(value) <= MAX_ITEMS
+
+
+def _leave_one_out(value: Any) -> bool:  # noqa: ANN401
+    return value == {} or (
+        isinstance(value, dict)
+        and value.keys() == {"score", "without"}
+        and value["score"] is not None
+        and _share(value["score"])
+        and _shares(value["without"])
+        and None not in value["without"].values()
+    )
+
+
 SCORED: tuple[dict[str, Callable[[Any], bool]], ...] = (  # what a scored case holds, by measure
     {"dice": _shares},
     {"truth": _text, "prediction": _text},
@@ -74,6 +89,8 @@ WHOLE: Form = ("a whole number of at least 0", _whole)
 NUMBER: Form = ("a finite number", _number)
 AMOUNT: Form = ("a finite number of at least 0", lambda value: _number(value) and value >= 0)
 CURVE: Form = ("points of step and score from 0 to 1", _curve)
+MERGES: Form = ("a score from 0 to 1 for each merge", _merges)
+LEAVE_ONE_OUT: Form = ("a score from 0 to 1, and one without each source", _leave_one_out)
 SCORES: Form = ("cases with a score from 0 to 1 for each label, or with two classes", _scores)
 
 BY_TYPE: dict[str, Form] = {"str": TEXT, "int": WHOLE, "float": NUMBER}
@@ -81,9 +98,12 @@ BY_NAME: dict[str, Form] = {
     "hellos": TEXTS,
     "seconds": AMOUNT,
     "curve": CURVE,
+    "scores": MERGES,
+    "leave_one_out": LEAVE_ONE_OUT,
     **dict.fromkeys(("start", "adapted", "finetuned"), SCORES),
     **dict.fromkeys(
-        ("labels", "channels", "sources", "digests", "fusable", "norms", "heads", "other", "beyond", "known"), TEXTS,
+        ("labels", "channels", "sources", "admitted", "digests", "fusable", "norms", "heads", "other", "beyond",
+         "known"), TEXTS,
     ),
 }  # fmt: skip
 

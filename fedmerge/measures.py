@@ -31,8 +31,9 @@ class Measure:
         more: further numbers of a row: key -> name.
         sentence: what it is taken over, for the legend of a table.
         single: what one case is compared by, for readers.
-        enough: cases that tell two models apart. A Dice varies by some .06 from case to case, so 12 know a mean to
-            .02; right or wrong varies by up to .5, and 100 know a share to .05.
+        varies: by how much (a standard deviation) one case's number varies from case to case: of Dice some .06, of
+            right or wrong up to .5.
+        enough: cases that tell two models apart: 12 know a mean Dice to .02, and 100 know a share to .05.
         forms: the keys of a scored case besides `case`; a set of the second form is one record.
         case: a case -> its own number from 0 to 1; None where it has none.
         labels: cases -> a number for each label.
@@ -44,6 +45,7 @@ class Measure:
     more: Mapping[str, str]
     sentence: str
     single: str
+    varies: float
     enough: int
     forms: tuple[frozenset[str], ...]
     case: Callable[[Scored], Number]
@@ -114,7 +116,7 @@ MEASURES = {
     for measure in [
         Measure(
             "dice", "Dice", {},
-            "Dice of the target's test cases, on the original grid.", "Dice", 12,
+            "Dice of the target's test cases, on the original grid.", "Dice", 0.06, 12,
             (frozenset({"dice"}),),
             case=lambda case: evaluation.case_mean(case["dice"]),
             labels=_dice_labels,
@@ -123,7 +125,7 @@ MEASURES = {
         Measure(
             "f1", "F1", {"accuracy": "accuracy"},
             "F1 of the target's test images, the mean over the classes (macro), each class counting alike.",
-            "share of right answers", 100, (frozenset({"truth", "prediction"}), frozenset({"f1", "accuracy"})),
+            "share of right answers", 0.5, 100, (frozenset({"truth", "prediction"}), frozenset({"f1", "accuracy"})),
             case=_correct,
             labels=_f1_labels,
             numbers=lambda cases: {"f1": mean(_f1_labels(cases).values()), "accuracy": mean(map(_correct, cases))},

@@ -7,7 +7,7 @@ deviation. Nothing is ranked and nothing is left out.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fedmerge import evaluation, figures, measures, whole
+from fedmerge import evaluation, figures, leaving, measures, whole
 from fedmerge.comparison import REFERENCE, Line, grouped, last_stage
 from fedmerge.comparison import lines as table
 from fedmerge.results import STAGES, Results, read, to_json, validate
@@ -65,7 +65,7 @@ def failures(lines: Iterable[Line]) -> list[str]:
 
 
 def remarks(results: Results) -> list[str]:
-    """Sentences on sources that were left out, whose weights moved farther than usual, or who trained with noise."""
+    """Sentences on sources: left out, not admitted, moved farther than usual, trained with noise; and on choices."""
     found = []
     for one in results.get("left_out", []):
         where = "" if one["chain"] is None else f" of chain {one['chain']}"
@@ -73,11 +73,16 @@ def remarks(results: Results) -> list[str]:
     for one in results.get("changes", []):
         if one["verdict"] in ("reported", "released"):
             end = "; the coordinator released them" if one["verdict"] == "released" else ""
-            far = f"{one['times']:.3g} times as far as the median of the other sources'"
+            far = "too far beside the other sources', as the target measured"
+            if one["times"] is not None:
+                far = f"{one['times']:.3g} times as far as the median of the other sources'"
             found.append(f"{one['site']}: the weights moved {far} in chain {one['chain']}{end}")
     for one in results.get("privacy", []):
         models = len(one["trainings"])
         found.append(f"{one['site']}, {models} model{'s' * (models != 1)}: {one['sentence']}")
+    for one in results.get("admissions", []):
+        where = f"{one['target']}, {one['target_cases']} cases, seed {one['seed']}, chain {one['chain']}"
+        found.append(f"{where}: {one['sentence']}")
     for one in results.get("choices", []):
         where = f"{one['target']}, {one['target_cases']} cases, seed {one['seed']}, chain {one['chain']}"
         found.append(f"{where}: {one['sentence']}")
@@ -107,7 +112,7 @@ def legend(results: Results) -> list[str]:
 
 
 def markdown(results: Results) -> str:
-    """The page `results.md`: the table, what failed, scores by label, forgetting, traffic and environment."""
+    """The page `results.md`: the table, what failed, scores by label, merges without a source, forgetting and more."""
     lines = table(results)
     names = heading(lines)
     campaign = results["campaign"].get("campaign", results["campaign"])
@@ -117,6 +122,7 @@ def markdown(results: Results) -> str:
         "\n".join(f"- {sentence}" for sentence in (*failures(lines), *remarks(results))),
         "\n".join(legend(results)),
         _labels(results),
+        _leaving(results),
         _forgetting(results),
         "\n".join(f"![{name}]({file})" for name, (file, _) in FIGURES.items()),
         _traffic(results),
@@ -178,6 +184,11 @@ def _labels(results: Results) -> str:
         return ""
     body = [[name, *(_spread(found.get(label, ())) for label in labels)] for name, found in lines]
     return f"## {measure.name} by label, last stage\n\n" + _grid(["method", *labels], body)
+
+
+def _leaving(results: Results) -> str:
+    names, body = leaving.table(results)
+    return "## Merges without one of their sources\n\n" + _grid(names, body) if body else ""
 
 
 def _forgetting(results: Results) -> str:

@@ -44,6 +44,10 @@ COUNT: Kind = (
 )
 AMOUNT: Kind = ("a number of at least 0", lambda value: _is_number(value) and value >= 0)
 SHARE: Kind = ("a number from 0 to 1", _is_share)
+SHARES: Kind = (
+    "a table of numbers from 0 to 1",
+    lambda value: isinstance(value, dict) and all(map(_is_share, value.values())),
+)
 LIST: Kind = ("a list", lambda value: isinstance(value, list))
 TABLE: Kind = ("a table", lambda value: isinstance(value, dict))
 
@@ -107,7 +111,14 @@ CHOICES: dict[str, Kind] = {
     "method": TEXT, "seed": COUNT, "chain": COUNT, "target": TEXT, "target_cases": COUNT, "chosen": TEXT,
     "sentence": TEXT, "scores": TABLE, "dropped": TABLE,
 }  # fmt: skip
-
+ADMISSIONS: dict[str, Kind] = {
+    "method": TEXT, "seed": COUNT, "chain": COUNT, "target": TEXT, "target_cases": COUNT, "admitted": LIST,
+    "scores": TABLE, "sentence": TEXT,
+}  # fmt: skip
+LEAVE_ONE_OUT: dict[str, Kind] = {
+    "method": TEXT, "seed": COUNT, "chain": COUNT, "target": TEXT, "target_cases": COUNT, "stage": _one_of(*STAGES),
+    "score": SHARE, "without": SHARES,
+}  # fmt: skip
 PRIVACY: dict[str, Kind] = {
     "site": TEXT, "epsilon": AMOUNT, "delta": SHARE, "unit": _one_of("patient"), "trainings": LIST, "sentence": TEXT,
 }  # fmt: skip
@@ -136,6 +147,8 @@ def validate(results: Mapping[str, Any]) -> None:
         ("left_out", LEFT_OUT, {}),
         ("changes", CHANGES, {"way": "plain"}),
         ("choices", CHOICES, {"dropped": {}}),
+        ("admissions", ADMISSIONS, {}),
+        ("leave_one_out", LEAVE_ONE_OUT, {}),
         ("privacy", PRIVACY, {}),
     ):
         for place, record in _each(key, results.get(key, [])):

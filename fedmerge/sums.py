@@ -44,7 +44,8 @@ class Greeted:
 class Mask:
     """Mask what the task `key` made, for the group that these hellos make up; the ancestor is in payload `ancestor`.
 
-    `keys` has the public keys of all of them in a simulation; elsewhere the roster has them.
+    `keys` has the public keys of all of them in a simulation; elsewhere the roster has them, of which
+    the server's is of `epoch`.
     """
 
     campaign: str
@@ -52,6 +53,7 @@ class Mask:
     group: Group
     hellos: tuple[str, ...]
     keys: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Sum:
     fisher: str
     cases: int
     keys: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ query.receive        Receive    -> Receive              weights that later tasks
 query.seal           Seal       -> Sealed               what a source has made, sealed to another site
 query.open           Open       -> Opened               a sealed contribution, for the target
 query.judge          Judge      -> Judged               whose weights moved much farther than the others'
+train.admit          Row        -> Admission            which sources' models the row is to merge
 train.adapt          Row        -> Adapted              near: the whole fit beside the target's data
 train.pull           Pull       -> Pulled               far: one step, weights in, gradient out
 train.finetune       Row        -> Finetuned
@@ -136,6 +137,7 @@ class Contribute:
     run: str = ""
     sealed: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
 
     @property
     def private(self) -> bool:
@@ -168,7 +170,8 @@ class Trained:
 class Seal:
     """Seal to `receiver` what the task `key` made: the `"contribution"`, or its `"body"` (P and the norm parameters).
 
-    `keys` has the receiver's public keys in a simulation; elsewhere the roster has them.
+    `keys` has the receiver's public keys in a simulation; elsewhere the roster has them, of which the server's is of
+    `epoch`.
     """
 
     campaign: str
@@ -178,6 +181,7 @@ class Seal:
     receiver: str
     net: Net
     keys: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,7 @@ class Open:
     kept: dict[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     keys: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -298,8 +303,26 @@ class Pulled:
 
 
 @dataclass(frozen=True)
+class Admission:
+    """The sources of a row whose models the target's validation cases admit.
+
+    `scores`: of the merges that were tried, named like `"north/south"`; None: that one cannot be made. `steps`: what
+    trying them took.
+    """
+
+    admitted: tuple[str, ...]
+    scores: dict[str, Any]
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Adapted:
-    """A near adaptation is over: payload `logits` holds what was fitted, `fused` the digest of what it makes."""
+    """A near adaptation is over: payload `logits` holds what was fitted, `fused` the digest of what it makes.
+
+    `leave_one_out`: the validation `score` of the merged model, and `without` each source; empty where that is not
+    measured.
+    """
 
     curve: Curve
     fused: str
@@ -307,11 +330,15 @@ class Adapted:
     seconds: float
     start: list[CaseScore] | None
     adapted: list[CaseScore] | None
+    leave_one_out: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """Fine-tuning is over; payload `model` holds the model where the site's policy lets it go."""
+    """Fine-tuning is over; payload `model` holds the model where the site's policy lets it go.
+
+    `leave_one_out`: as in `Adapted`, of the model that the fine-tuning began with.
+    """
 
     curve: Curve
     fused: str
@@ -320,6 +347,7 @@ class Finetuned:
     seconds: float
     start: list[CaseScore] | None
     finetuned: list[CaseScore] | None
+    leave_one_out: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ MOST_TEXT = 2 * 2**20  # characters of a task: the scores of some ten thousand c
 
 KINDS = (
     "query.describe", "query.receive", "query.seal", "query.open", "query.judge", "train.contribute", "train.pooled",
-    "train.adapt", "train.pull", "train.finetune", "evaluate.score",
+    "train.admit", "train.adapt", "train.pull", "train.finetune", "evaluate.score",
     "query.job", "query.have", "query.put", "query.part",
     "query.hello", "query.mask", "query.sum", "query.forget",
 )  # fmt: skip

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmerge import campaign, report
 from fedmerge.errors import ConfigError, FedmergeError
+from fedmerge.trust.roster import Roster
 from server import consortium, record, verdict
 from server import home as homes
 from server import plan as plans
@@ -73,7 +74,7 @@ def _run(grid: Grid, run: Mapping[str, Any], out: Path, path: Path, base: Path) 
         target_cases=int(run.get("target-cases", 0)),
         at_once=int(run.get("workers", 0)) or os.cpu_count() or 1,
         witness=_witness(out, plan.name) if deployed else None,
-        keys=_keys(out) if deployed else None,
+        roster=_roster(out) if deployed else None,
     )
     strategy.start(grid)
     resolved = _absolute(strategy.results["campaign"], base, str(run.get("data", "")))
@@ -88,13 +89,12 @@ def _witness(out: Path, name: str) -> record.Witness | None:
     return record.of(home, name) if home.consortium_file.exists() else None
 
 
-def _keys(out: Path) -> dict[str, dict[str, str]]:
-    """The public keys of the roster of the server's home in which a run lies."""
+def _roster(out: Path) -> Roster | None:
+    """The roster of the server's home in which a run lies."""
     folder = out.parent.parent.parent
     if not homes.Paths(folder).consortium_file.exists():
-        return {}
-    roster = consortium.current(homes.open(folder), time.time())
-    return {one.name: {"signing": one.signing_key, "sealing": one.sealing_key} for one in roster.entries}
+        return None
+    return consortium.current(homes.open(folder), time.time())
 
 
 def _numbers(given: Any, what: str) -> tuple[int, ...]:  # noqa: ANN401 - run configs hold text or numbers

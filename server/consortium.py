@@ -35,6 +35,8 @@ TEMPLATE = """\
 roles = ["source", "target"]
 min_cases = 20
 weights = true
+trust = ["server", "target", "group"]
+receivers = ["*"]
 fisher = "full"                 # "full", "channel" or "none"
 metrics = true
 

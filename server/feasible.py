@@ -30,6 +30,8 @@ def check_method(plan: "Plan", method: fusion.Method) -> None:
         raise ConfigError(
             f"{method.name} averages at the server, and with trust = '{plan.trust}' it can read no weights"
         )
+    if plan.fit == "far" and method.admit:
+        raise ConfigError(f"{method.name} tries merges of some sources at the target: run it with fit = 'near'")
     if method.training in fusion.CHAINED and plan.schedule != "chain":
         raise ConfigError(f"{method.name} trains each source on the one before: it needs schedule = 'chain'")
     if plan.train.fisher == "target" and method.training in ("ewc", "fedavg-fisher"):

@@ -12,6 +12,7 @@ from fedmerge import answers, nets, params, partition, tasks, whole, wire
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.params import Params
 from fedmerge.privacy.accountant import Training
+from fedmerge.trust.roster import Roster
 from server import given as given_files
 from server.made import Made
 from server.plan import Plan
@@ -36,12 +37,14 @@ class Ground:
         made: (chain, name) -> the contribution; see `named`.
         unshown: (chain, name) -> what a source made that nobody sees, and that enters the sum of its group.
         left: (chain, site) -> why the campaign goes on without this source; chain None: in all chains.
+        fetched: sealed files that this start of the server has asked for.
         gone: (chain, way) -> why a chain that `auto` asked for cannot be had.
         judged: (chain, name) -> whether a contribution that nobody here can read moved too far, as the target measured,
             and beside how many others; None where that is not known.
         noisy: (chain, name) -> how what a source made was trained, where that was with differential privacy.
         ancestors: chain -> what its sites start from.
         keys: site -> its public keys "signing" and "sealing", from the roster or a simulated site's description.
+        epoch: of that roster; 0 in a simulation.
         witness: writes into the server's audit log.
     """
 
@@ -53,11 +56,13 @@ class Ground:
     made: dict[tuple[int, str], Made] = field(default_factory=dict)
     unshown: dict[tuple[int, str], Made] = field(default_factory=dict)
     left: dict[tuple[int | None, str], str] = field(default_factory=dict)
+    fetched: set[Path] = field(default_factory=set)
     gone: dict[tuple[int, str], str] = field(default_factory=dict)
     judged: dict[tuple[int, str], tuple[bool | None, int]] = field(default_factory=dict)
     noisy: dict[tuple[int, str], Training] = field(default_factory=dict)
     ancestors: dict[int, Params] = field(default_factory=dict)
     keys: dict[str, dict[str, str]] = field(default_factory=dict)
+    epoch: int = 0
     witness: Witness = field(default_factory=Witness)
 
     @property
@@ -137,7 +142,7 @@ def lay(
     told: Mapping[str, Any],
     absent: Mapping[str, str] | None = None,
     witness: Witness | None = None,
-    keys: Mapping[str, dict[str, str]] | None = None,
+    roster: Roster | None = None,
 ) -> Ground:
     """Check the sites' descriptions against the plan and each other, and divide the net.
 
@@ -147,7 +152,7 @@ def lay(
         told: site -> its description.
         absent: sources that the campaign goes on without, with the reason of each.
         witness: writes into the server's audit log.
-        keys: of the roster, site by site.
+        roster: what the consortium's says of keys; a simulation has none.
 
     Raises:
         ConfigError: roles differ, a deployment's plan holds a hospital's tables, labels of two sites disagree in their
@@ -185,10 +190,17 @@ def lay(
             raise ConfigError(f"{site.site}: expected training cases, got none")
     insides = {name: (len(site.channels), site.labels) for name, site in sites.items()}
     ground = Ground(
-        plan, store, sites, divide(plan, {**insides, **outside}), given, witness=witness or Witness(campaign=plan.name)
+        plan,
+        store,
+        sites,
+        divide(plan, {**insides, **outside}),
+        given,
+        epoch=roster.epoch if roster else 0,
+        witness=witness or Witness(campaign=plan.name),
     )
-    ground.keys.update(keys or {})
     ground.keys.update({name: site.keys for name, site in sites.items() if site.simulation})
+    for entry in roster.entries if roster else ():
+        ground.keys[entry.name] = {"signing": entry.signing_key, "sealing": entry.sealing_key}
     for name, reason in reasons.items():
         ground.leave(name, reason)
     return ground

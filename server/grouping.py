@@ -67,7 +67,12 @@ def _message(ground: Ground, one: Whole, site: str, together: Transcript) -> Con
         return
     ancestor = ground.ancestor(one.chain)
     task = sums.Mask(
-        ground.plan.name, one.made[site], one.group, tuple(summed.hellos(one)), summed.public_keys(ground, one)
+        campaign=ground.plan.name,
+        key=one.made[site],
+        group=one.group,
+        hellos=tuple(summed.hellos(one)),
+        keys=summed.public_keys(ground, one),
+        epoch=ground.epoch,
     )
     shapes = {name: tuple(value.shape) for name, value in ancestor.items()}
     most = message.length(shapes, [site]) + SLACK
@@ -137,6 +142,7 @@ def _brought(ground: Ground, one: Whole) -> Generator[Ask, Answer, str]:
         fisher="flat" if plan.train.private else plan.train.sent,
         cases=sum(ground.sites[site].train for site in one.made),
         keys=summed.public_keys(ground, one),
+        epoch=ground.epoch,
     )
     payload = {"sum": path, "ancestor": ground.on_disk(ground.ancestor(one.chain))}
     answer = yield Ask(target, "query.sum", tasks.to_table(task), payload, "masked sum")

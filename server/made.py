@@ -7,6 +7,8 @@ from fedmerge import params, tasks, wire
 from fedmerge.contribution import Contribution
 from fedmerge.params import Params
 
+SEALED = "sealed"  # folder of a store: what is known of contributions that stayed at their sources, and sealed of them
+
 
 @dataclass(frozen=True)
 class Stays:

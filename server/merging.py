@@ -21,7 +21,10 @@ from server.wanted import POOLED
 
 @dataclass
 class Outcome:
-    """What a row came to: its stages, its ratios, what it was made of, where the merged weights lie, its choice."""
+    """What a row came to: its stages, its ratios, what it was made of, where the merged weights lie, its choice.
+
+    `leave_one_out` and `admission`: lines of results.json, where there are any.
+    """
 
     place: Place
     stages: list[dict[str, Any]]
@@ -29,6 +32,8 @@ class Outcome:
     fused: Path | None = None
     made: list[Made] = field(default_factory=list)
     choice: dict[str, Any] | None = None
+    leave_one_out: dict[str, Any] | None = None
+    admission: dict[str, Any] | None = None
 
 
 def ingredients(ground: Ground, place: Place) -> list[Made]:

@@ -102,6 +102,8 @@ def assemble(
         ],
         "ratios": [outcome.ratios for outcome in outcomes if outcome.ratios],
         "choices": [outcome.choice for outcome in outcomes if outcome.choice],
+        "admissions": [outcome.admission for outcome in outcomes if outcome.admission],
+        "leave_one_out": [outcome.leave_one_out for outcome in outcomes if outcome.leave_one_out],
         "forgetting": forgotten,
         "traffic": traffic,
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 from fedmerge import acceptance, fusion, measures, params, tasks, whole, wire
 from fedmerge.errors import NetError, Refused
 from fedmerge.fusion import recipe
-from server import adaptation, choosing, grouping, merging, sealing
+from server import adaptation, choosing, grouping, leaving, merging, sealing
 from server.adaptation import Place
 from server.exchange import Answer, Ask, Conversation, Part
 from server.ground import Ground
@@ -91,6 +91,8 @@ def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
     table.pop("trust")  # who reads what changes nothing of what is computed
     if row.fisher == "sources":
         table.pop("fisher")  # a row keeps the name that it had before there was a choice
+    if not method.admit:
+        table["method"].pop("admit")
     return dataclasses.replace(row, key=key(target=place.target, data=site.data, fit=plan.fit, **table))
 
 
@@ -162,6 +164,7 @@ def _choose(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
     chosen = yield from run(replace(place, method=fusion.method(name, ground.plan.mixed)))
     outcome.made, outcome.fused = chosen.made, chosen.fused
     outcome.ratios = chosen.ratios and chosen.ratios | place.columns
+    outcome.leave_one_out = chosen.leave_one_out and chosen.leave_one_out | place.columns
     outcome.choice = {**place.columns, "chosen": name, "sentence": told, "scores": scores, "dropped": trials.dropped}
     more = {"target_steps": trials.steps, "seconds": trials.seconds} if choosing.folds(ground, place) else {}
     outcome.stages = [
@@ -172,6 +175,9 @@ def _choose(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
 def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
     outcome.made = made = merging.ingredients(ground, place)
     task = task_of(ground, place, made)
+    if place.method.admit:
+        outcome.made = made = yield from leaving.admit(ground, place, task, outcome)
+        task = task_of(ground, place, made)
     near, alone = ground.plan.fit == "near", ground.plan.trust != "server"
     digest, told, mixed = "", "", None
     curve: list[Any] = []
@@ -181,6 +187,7 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
             like = {} if alone else merging.logit_shapes(ground, place, task)
             phase = yield from adaptation.near(ground, place, task, like)
             told = phase["fused"]
+            outcome.leave_one_out = leaving.line(place, task, phase, "adapted")
         else:
             mixed = merging.mix(ground, place, task, made)
             logits = recipe.starting_logits(mixed, place.method, place.seed) if mixed else {}
@@ -202,6 +209,7 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
         if told:
             merging.same(place, digest, told)
     done = yield from _finetune(ground, place, task, outcome.fused)
+    outcome.leave_one_out = outcome.leave_one_out or leaving.line(place, task, done, "start")
     if digest and not task.adapt:
         merging.same(place, digest, done["fused"])
     if not task.adapt:
@@ -211,6 +219,7 @@ def _phases(ground: Ground, place: Place, outcome: Outcome) -> Conversation:
     outcome.stages.append(
         stage(ground, place, "fine-tuned", done["finetuned"], whole, steps + done["steps"], before + done["seconds"])
     )
+    leaving.count(outcome)
     final, word = measures.number(outcome.stages[-1]), ground.plan.measure.name
     log.info("%s at %s: %s %s", place.label, place.target, word, "withheld" if final is None else f"{final:.3f}")
 

@@ -20,12 +20,11 @@ from fedmerge.trust import keys
 from server import wanted
 from server.exchange import Answer, Ask, Conversation
 from server.ground import Ground
-from server.made import Made, Stays
+from server.made import SEALED, Made, Stays
 from server.wanted import POOLED, Job
 
 log = logging.getLogger("fedmerge")
 
-SEALED = "sealed"
 TRIES = 2
 
 
@@ -84,6 +83,7 @@ def _train(ground: Ground, task: tasks.Contribute, job: Job, record: Path) -> Co
         "trust": ground.plan.trust,
         "run": ground.run,
         "sealed": sealed,
+        "epoch": ground.epoch,
         "keys": {made.site: ground.sites[made.site].keys for made in looked_at.values()},
     }
     answer = yield Ask(job.site, job.kind, asked, payload, "training")
@@ -110,11 +110,18 @@ def letter(ground: Ground, made: Made, what: str, receiver: str) -> Generator[As
         Refused: it declined, or what it sent was refused twice.
     """
     path = made.path / f"{what}-{receiver}.sealed"
-    if path.exists() and ground.sites[made.site].reuse != "never":
+    if path.exists() and (path in ground.fetched or ground.sites[made.site].reuse != "never"):
         return path
     known = _stays(made)
     task = tasks.Seal(
-        ground.plan.name, ground.run, known.task.key, what, receiver, known.task.net, ground.sites[receiver].keys
+        ground.plan.name,
+        ground.run,
+        known.task.key,
+        what,
+        receiver,
+        known.task.net,
+        ground.sites[receiver].keys,
+        ground.epoch,
     )
     most = envelope.length(acceptance.limits(wanted.expected(known.task, known.heads))[0])
     for attempt in range(1, TRIES + 1):
@@ -145,6 +152,7 @@ def _taken(ground: Ground, made: Made, task: tasks.Seal, answer: Answer, path: P
         raise Refused(f"{made.site}: {error}") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     came.replace(path)
+    ground.fetched.add(path)
     return path
 
 
@@ -190,6 +198,7 @@ def _open(ground: Ground, made: Made) -> tasks.Open:
         kept={name: list(shape) for name, shape in known.heads.items()},
         after=known.after,
         keys=ground.sites[made.site].keys,
+        epoch=ground.epoch,
     )
 
 

@@ -7,7 +7,7 @@ Flower's loop would call has nothing to configure.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from typing import Any
 
@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedmerge import campaign, fusion, parts, tasks
 from fedmerge.errors import ConfigError
+from fedmerge.trust.roster import Roster
 from server import choosing, feasible, forgetting, grouping, holding, rounds, rows, training
 from server.adaptation import Place
 from server.exchange import Conversation, Exchange
@@ -46,7 +47,7 @@ class FedMerge(Strategy):
         at_once: how many conversations go on at the same time.
         patience_s: how long to wait for the nodes of a simulation to appear.
         witness: writes into the server's audit log.
-        keys: site -> its public keys, from the roster.
+        roster: of the consortium; a simulation has none.
     """
 
     def __init__(
@@ -61,9 +62,9 @@ class FedMerge(Strategy):
         at_once: int = 1,
         patience_s: float = 2.0,
         witness: Witness | None = None,
-        keys: Mapping[str, dict[str, str]] | None = None,
+        roster: Roster | None = None,
     ) -> None:
-        self.plan, self.store, self.methods, self.keys = plan, store, methods, dict(keys or {})
+        self.plan, self.store, self.methods, self.roster = plan, store, methods, roster
         self.seeds, self.chains, self.target_cases = seeds, chains, target_cases
         self.deployed = not campaign.residents(plan.raw)
         self.at_once, self.patience_s = max(at_once, len(plan.residents)) if self.deployed else at_once, patience_s
@@ -120,7 +121,7 @@ class FedMerge(Strategy):
         describe = tasks.to_table(tasks.Describe(plan.name, plan.patch, plan.threads, plan.precision))
         dispensable = plan.sources if plan.absent == "without" else ()
         told, absent = exchange.roll_call(plan.residents, describe, self.patience_s, dispensable)
-        ground = lay(plan, self.store, told, absent, self.witness, self.keys)
+        ground = lay(plan, self.store, told, absent, self.witness, self.roster)
         for name, site in ground.sites.items():
             by = "patients" if site.by_patient else "cases (its names tell no patients)"
             log.info(

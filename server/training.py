@@ -22,7 +22,7 @@ from server.wanted import POOLED, Job
 log = logging.getLogger("fedmerge")
 
 PRIVATE = ("epsilon", "delta", "dp_clip", "dp_noise")
-CARRIED = ("trust", "run", "sealed", "keys")  # how it travels, which changes nothing of what is made
+CARRIED = ("trust", "run", "sealed", "keys", "epoch")  # how it travels, which changes nothing of what is made
 
 
 def chain(ground: Ground, number: int, way: str = "plain") -> Conversation:

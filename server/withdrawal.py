@@ -17,6 +17,7 @@ from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, FedmergeError
 from server import holding, summed
 from server.ground import STARTS
+from server.made import SEALED
 from server.record import Witness
 
 PLACES = ("contributions", "reused")
@@ -71,6 +72,11 @@ def look(runs: Path, site: str) -> Withdrawal:
     for run in _runs(runs):
         mine = [(path, c) for path, c in _contributions(run) if c.site == site]
         found.taken += [Taken(run.name, path, acceptance.name_of(path), path.stat().st_size) for path, _ in mine]
+        for folder, facts in _sealed(run):
+            if facts["site"] == site:
+                found.taken += [
+                    Taken(run.name, path, facts["digest"], path.stat().st_size) for path in sorted(folder.iterdir())
+                ]
     digests = {one.digest for one in found.taken}
     for run in _runs(runs):
         origin = _descent(run, site, digests)
@@ -132,6 +138,13 @@ def _contributions(run: Path) -> Iterator[tuple[Path, Contribution]]:
                 continue
 
 
+def _sealed(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What a run's store has of contributions that nobody here can read: their folders, and what is known of them."""
+    for path in sorted((run / "out" / "server" / SEALED).glob("*/made.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        yield path.parent, facts
+
+
 def _body(c: Contribution) -> str:
     """The digest of what a chain's next site starts from: P and the norms, the names that carry a Fisher."""
     return params.digest(params.split(c.weights, c.fisher)[0])
@@ -142,6 +155,7 @@ def _descent(run: Path, site: str, digests: set[str]) -> dict[str, tuple[str, ..
     bodies: dict[str, tuple[str, ...]] = {}
     origin: dict[str, tuple[str, ...]] = {digest: (digest,) for _, digest in _sums_with(run, site)}
     waiting = [(acceptance.name_of(path), c.site, c.parent, _body(c)) for path, c in _contributions(run)]
+    waiting += [(facts["digest"], facts["site"], facts["parent"], facts["body"]) for _, facts in _sealed(run)]
     for name, who, _, body in waiting:
         if who == site or name in digests:
             origin[name] = bodies[body] = (name,)
@@ -160,6 +174,9 @@ def _heirs(run: Path, site: str, origin: dict[str, tuple[str, ...]]) -> Iterator
     for path, c in _contributions(run):
         if c.site != site and (digests := origin.get(acceptance.name_of(path))):
             yield Heir(run.name, "contribution", f"of {c.site}, trained from it", str(path), digests)
+    for folder, facts in _sealed(run):
+        if facts["site"] != site and (digests := origin.get(facts["digest"])):
+            yield Heir(run.name, "contribution", f"of {facts['site']}, trained from it", str(folder), digests)
     seen: set[tuple[str, str]] = set()
     for path in sorted((run / "out" / "models").rglob("*.safetensors")):
         kind = "fine-tuned model" if path.name.endswith(".fine-tuned.safetensors") else "merged model"

@@ -15,13 +15,13 @@ from fedmerge import answers, devices, fisher, losses, nets, params, partition, 
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, DataError
 from fedmerge.params import Params
-from fedmerge.privacy import attacks, inversion, separation
-from fedmerge.privacy.separation import Array, Roc
+from fedmerge.privacy import attacks, inversion
+from fedmerge.privacy.separation import Array
 from sites import cases, outbound
 from sites.cases import Found, Loaded
 from sites.config import Site
-from sites.draws import generator
 from sites.progress import report
+from sites.scores import Finding, References, evaluated, finding, halves
 
 Patients = dict[str, list[Loaded]]  # patient, or case where the ids do not tell patients -> cases
 
@@ -47,15 +47,6 @@ class Recipe:
     seed: int = 0
     buffers: str = "refuse"
     precision: str = "auto"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One membership attack; `roc` is None where there was nothing to attack, and `why` says so."""
-
-    attack: str
-    roc: Roc | None
-    why: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,16 +115,20 @@ class Audit:
         if self.recipe.buffers == "re-estimate":
             partition.reestimate(net, [case.image[None] for case in _all(patients)])
 
-    def membership(self, references: int = 0) -> list[Finding]:
+    def membership(self, references: int | References = 0) -> list[Finding]:
         """All membership attacks.
 
         Args:
-            references: models to train for the likelihood-ratio attack, in pairs; 0: it is not run.
+            references: models to train for the likelihood-ratio attack, in pairs, or what they told already; 0: it is
+                not run.
         """
         loss, nll = self._scores(self.net)
-        found = [Finding("loss threshold", self._roc(attacks.loss_threshold(loss)))]
+        found = [self._finding("loss threshold", attacks.loss_threshold(loss))]
         if references:
-            found.append(Finding("LiRA", self._roc(self._lira(attacks.logit(nll), references))))
+            known = self.references(references) if isinstance(references, int) else references
+            few: attacks.Variance = "global" if len(known.saw) < 64 else "patient"
+            score = attacks.lira(attacks.logit(nll), known.confidence, known.saw, variance=few)
+            found.append(self._finding("LiRA", score))
         else:
             found.append(Finding("LiRA", None, "no reference models were asked for"))
         return [*found, self._domination()]
@@ -145,26 +140,28 @@ class Audit:
         loss, nll = np.asarray(pairs, np.float64).T
         return loss, nll
 
-    def _roc(self, scores: Array) -> Roc:
-        return separation.roc(scores[: len(self.members)], scores[len(self.members) :])
+    def _finding(self, attack: str, scores: Array) -> Finding:
+        inside = dict(zip(self.members, scores.tolist()))
+        outside = dict(zip(self.others, scores[len(self.members) :].tolist(), strict=True))
+        return finding(attack, inside, outside)
 
-    def _lira(self, observed: Array, references: int) -> Array:
-        """Scores by reference models on halves of all patients, each half with its complement.
+    def references(self, count: int) -> References:
+        """Models trained on halves of all patients, each half with its complement.
 
         Members and others have the same chance to be in a half, so a reference knows nothing of who was a member. All
         start from fresh weights and train as the campaign says, without validation.
         """
-        if references < 4 or references % 2:
-            raise ConfigError(f"references expected an even number from 4, got {references}: they come in pairs")
+        if count < 4 or count % 2:
+            raise ConfigError(f"references expected an even number from 4, got {count}: they come in pairs")
         everyone = [*self.members.values(), *self.others.values()]
-        saw = halves(len(everyone), references, self.recipe.seed)
+        saw = halves(len(everyone), count, self.recipe.seed)
         told = []
         for number, chosen in enumerate(saw):
-            report(self.site.name, "reference models", number, references)
+            report(self.site.name, "reference models", number, count)
             net = self._reference([everyone[k] for k in np.flatnonzero(chosen)], number)
             told.append(attacks.logit(self._scores(net)[1]))
-        report(self.site.name, "reference models", references, references)
-        return attacks.lira(observed, told, saw, variance="global" if references < 64 else "patient")
+        report(self.site.name, "reference models", count, count)
+        return References(np.stack(told), saw)
 
     def _reference(self, patients: Sequence[list[Loaded]], number: int) -> nn.Module:
         seed, settings = self.recipe.seed + number, replace(self.recipe.settings, validate_every=0, patience=0)
@@ -186,10 +183,10 @@ class Audit:
         if self.made.fisher_labels in ("flat", "none"):
             return Finding(name, None, "no Fisher of these patients leaves")
         inside, outside = (
-            [max(self._held(case) for case in patient) for patient in group.values()]
+            {who: max(self._held(case) for case in patient) for who, patient in group.items()}
             for group in (self.cohort, self.others)
         )
-        return Finding(name, separation.roc(inside, outside))
+        return finding(name, inside, outside)
 
     def _held(self, case: Loaded) -> float:
         """The share for one case; with sampled labels the highest over the draws of each of the cohort's places.
@@ -230,29 +227,6 @@ class Audit:
         )
         found, baseline = (inversion.likeness(one, case.image) for one in (back, mean))
         return Drawn(case.image, back, mean, found, baseline)
-
-
-def evaluated(net: nn.Module, case: Loaded, loss: losses.Loss) -> tuple[float, float]:
-    """A case's training loss, and its mean negative log-likelihood over voxels, in evaluation mode and float32."""
-    where, was = next(net.parameters()).device, net.training
-    net.eval()
-    try:
-        with torch.no_grad():
-            logits, label = net(case.image[None].to(where)).float(), case.label[None].to(where)
-            nll = -fisher.log_likelihood(logits, label).item() / label.numel()
-            return loss(logits, label).item(), nll
-    finally:
-        net.train(was)
-
-
-def halves(patients: int, references: int, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """(references, patients): which patients a reference is trained on; rows 2k and 2k + 1 share none and miss none."""
-    saw = np.zeros((references, patients), bool)
-    for pair in range(references // 2):
-        chosen = generator("references", seed, pair).permutation(patients)[: patients // 2]
-        saw[2 * pair, chosen] = True
-        saw[2 * pair + 1] = ~saw[2 * pair]
-    return saw
 
 
 def _all(patients: Mapping[str, list[Loaded]]) -> list[Loaded]:

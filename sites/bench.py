@@ -18,6 +18,10 @@ from sites.parts import received
 from sites.source import build, parts, validator
 
 
+class Unstitched(Declined):
+    """The sources' heads do not answer the target's labels."""
+
+
 def _contribution(site: Site, name: str) -> Contribution:
     path = received(site, name)
     if not path.exists():
@@ -92,7 +96,7 @@ class Bench:
         """Put the sources' heads together for the target's labels.
 
         Raises:
-            Declined: a label is none of theirs, or two classifiers have no class in common.
+            Unstitched: a label is none of theirs, or two classifiers have no class in common.
         """
         names = self.row.net.heads
         there = [heads.Head(c.labels, params.split(c.weights, names)[0]) for c in given]
@@ -102,7 +106,7 @@ class Bench:
         try:
             stitched = self.row.net.task.stitch(self.row.net.labels, there, heads.axes(self.net, names))
         except NetError as error:
-            raise Declined(f"{self.site.name}: {error}") from None
+            raise Unstitched(f"{self.site.name}: {error}") from None
         params.load(self.net, stitched)
 
     def merge(self, logits: Params) -> None:

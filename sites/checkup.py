@@ -158,7 +158,9 @@ def own_keys(home: Home) -> list[Line]:
         if not same:
             how = "restore the newest backup of the home whole, or join again and have the request approved"
             lines.append(Line("keys", "error", f"{path} is another key than request.json has", how))
-    return lines or [Line("keys", "ok", "the three private keys are those of request.json")]
+    fingerprint = keys.pair_fingerprint(asked.signing_key, asked.sealing_key)
+    good = f"the three private keys are those of request.json; others' `receivers` may pin {fingerprint}"
+    return lines or [Line("keys", "ok", good)]
 
 
 def bundle_list(home: Home) -> Line:

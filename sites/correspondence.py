@@ -17,6 +17,7 @@ from fedmerge.errors import ConfigError, FedmergeError, Refused
 from fedmerge.trust import keys
 from sites import home as homes
 from sites import membership
+from sites.client import Away
 from sites.inbound import Declined
 from sites.records import Site
 
@@ -37,6 +38,11 @@ class Peer:
 
     signing: Ed25519PublicKey
     sealing: keys.Sealing
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both, as the other hospital can tell it by telephone."""
+        return keys.pair_fingerprint(keys.public_text(self.signing), keys.public_text(self.sealing))
 
 
 def own(site: Site) -> Own:
@@ -68,34 +74,38 @@ def told(site: Site) -> dict[str, Any]:
     }
 
 
-def peer(site: Site, name: str, told: Mapping[str, Any]) -> Peer:
+def peer(site: Site, name: str, told: Mapping[str, Any], epoch: int = 0) -> Peer:
     """The public keys of a site.
 
     Args:
         site: who asks.
         name: whose keys.
         told: in a simulation, its `"signing"` and `"sealing"` key as `told` wrote them; else not looked at.
+        epoch: of the roster that the server goes by.
 
     Raises:
         Declined: the site is not on the roster, or its entry is not in force.
+        Away: it is not on the one known here, and there is a newer one, which comes within a minute (`sites.watch`).
     """
     try:
         if site.simulation:
             texts = [str(told.get(key, "")) for key in ("signing", "sealing")]
         else:
-            texts = _on_the_roster(site, name)
+            texts = _on_the_roster(site, name, epoch)
         return Peer(keys.signing_of(texts[0], name), keys.sealing_of(texts[1], name))
     except (Refused, ConfigError) as error:
         raise Declined(f"{site.name}: {error}") from None
 
 
-def _on_the_roster(site: Site, name: str) -> list[str]:
+def _on_the_roster(site: Site, name: str, epoch: int) -> list[str]:
     now = time.time()
     roster = membership.last_roster(homes.open(_home(site)), now)
     entry = roster.find(name) if roster else None
     if roster is None or entry is None or not entry.holds(now):
-        epoch = f"epoch {roster.epoch}" if roster else "none yet"
-        raise Refused(f"'{name:.80}' is not on the roster, of which this site knows {epoch}: its keys are unknown")
+        known = roster.epoch if roster else 0
+        if known < epoch:
+            raise Away(f"it knows the roster of epoch {known}, and waits for that of epoch {epoch}")
+        raise Refused(f"'{name:.80}' is not on the roster of epoch {known} that this site knows: its keys are unknown")
     return [entry.signing_key, entry.sealing_key]
 
 

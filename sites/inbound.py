@@ -20,7 +20,7 @@ NAMES = {
 ROLE = {
     "mask": "source", "sum": "target",
     "contribute": "source", "seal": "source", "open": "target", "judge": "target", "pooled": "target",
-    "adapt": "target", "pull": "target", "finetune": "target",
+    "admit": "target", "adapt": "target", "pull": "target", "finetune": "target",
 }  # fmt: skip
 
 

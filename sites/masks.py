@@ -54,8 +54,9 @@ def mask(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict[str, 
     if not kept.exists():
         raise Declined(f"{site.name}: there is nothing that the task {asked.key} made")
     try:
-        together = gathered(site, agreed, asked.hellos, asked.keys)
-        outbound.check_trust(site, "group", agreed.target)
+        together = gathered(site, agreed, asked.hellos, asked.keys, asked.epoch)
+        target = correspondence.peer(site, agreed.target, asked.keys.get(agreed.target, {}), asked.epoch)
+        outbound.check_receiver(site, agreed.target, target.fingerprint)
         said = _said(site, agreed)
         if said is None or together.of(site.name).signed() != said.signed():
             raise Declined(f"{site.name}: the hello in this site's name is not the one that it has said")
@@ -99,7 +100,7 @@ def agree(site: Site, group: sums.Group) -> Agreed:
     return agreed
 
 
-def gathered(site: Site, agreed: Agreed, hellos: Sequence[str], told: Mapping[str, Any]) -> Transcript:
+def gathered(site: Site, agreed: Agreed, hellos: Sequence[str], told: Mapping[str, Any], epoch: int = 0) -> Transcript:
     """The transcript of the group, checked against the keys that this site knows for itself.
 
     Args:
@@ -107,6 +108,7 @@ def gathered(site: Site, agreed: Agreed, hellos: Sequence[str], told: Mapping[st
         agreed: from `agree`.
         hellos: as the server brought them.
         told: in a simulation, name -> public keys.
+        epoch: of the roster that the server goes by.
 
     Raises:
         Refused: as `privacy.transcript.gather` does, or a hello that is none, or a site whose keys are unknown.
@@ -114,7 +116,7 @@ def gathered(site: Site, agreed: Agreed, hellos: Sequence[str], told: Mapping[st
     signing = {site.name: correspondence.own(site).signing.public_key()}
     for name in {*agreed.weights, agreed.target} - {site.name}:
         its = told.get(name, {})
-        signing[name] = correspondence.peer(site, name, its if isinstance(its, dict) else {}).signing
+        signing[name] = correspondence.peer(site, name, its if isinstance(its, dict) else {}, epoch).signing
     found = [hello.read_hello(text.encode(), f"hello {k}") for k, text in enumerate(hellos, 1)]
     return transcript.gather(found, agreed, signing)
 

@@ -21,8 +21,10 @@ from sites.records import Site
 Payload = dict[str, bytes | Path]
 
 
-def open_one(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any]:
-    """Open a contribution, check it, and keep it under its digest.
+def open_one(
+    site: Site, task: dict[str, Any], payload: Payload, heard: sealing.Heard = sealing.forget_it
+) -> dict[str, Any]:
+    """Open a contribution, check it, and keep it under its digest; `heard`: as `sealing.open_to` has it.
 
     Raises:
         Declined: it cannot be opened, which is all that is said; or what was in it is not what was agreed.
@@ -31,7 +33,7 @@ def open_one(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, An
     if "sealed" not in payload:
         raise Declined(f"{site.name}: the task brings no sealed contribution")
     facts = envelope.facts(asked.run, asked.key, envelope.CONTRIBUTION, asked.site, site.name, asked.net)
-    plain = sealing.open_to(site, payload["sealed"], facts, {asked.site: asked.keys})
+    plain = sealing.open_to(site, payload["sealed"], facts, {asked.site: asked.keys}, asked.epoch, heard)
     try:
         moved = _checked(site, asked, plain)
     except Refused as error:

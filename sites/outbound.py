@@ -17,18 +17,18 @@ from fedmerge.contribution import Contribution
 from fedmerge.params import Params
 from fedmerge.privacy import ledger
 from fedmerge.tasks import CaseScore
+from fedmerge.trust import keys
 from sites import budget
 from sites.config import Site
 from sites.inbound import Declined
 
 
-def check_trust(site: Site, mode: str, receiver: str = "") -> None:
+def check_trust(site: Site, mode: str) -> None:
     """Refuse a campaign in which others read the weights than the policy allows.
 
     Args:
         site: whose policy decides.
         mode: who can read what leaves: `"server"`, `"target"` or `"group"`.
-        receiver: who opens it, where that is not the server.
 
     Raises:
         Declined: names the line of the policy.
@@ -36,8 +36,26 @@ def check_trust(site: Site, mode: str, receiver: str = "") -> None:
     policy = site.policy
     if policy.trust is not None and mode not in policy.trust:
         raise Declined(f"{site.name}: policy line 'trust' does not list '{mode}'")
-    if receiver and policy.receivers is not None and receiver not in policy.receivers:
+
+
+def check_receiver(site: Site, receiver: str, fingerprint: str) -> None:
+    """Refuse a receiver that the policy does not name, or whose keys are not those that it names.
+
+    Args:
+        site: whose policy decides.
+        receiver: the name of who can open what leaves.
+        fingerprint: of its keys (`correspondence.Peer.fingerprint`).
+
+    Raises:
+        Declined: names the line of the policy.
+    """
+    if site.policy.receivers is None:
+        return
+    pinned = [pin for name, _, pin in (line.partition(" ") for line in site.policy.receivers) if name == receiver]
+    if not pinned:
         raise Declined(f"{site.name}: policy line 'receivers' does not list '{receiver:.80}'")
+    if not any(not pin or keys.same_fingerprint(pin, fingerprint) for pin in pinned):
+        raise Declined(f"{site.name}: policy line 'receivers' names other keys of {receiver} than {fingerprint}")
 
 
 def contribution(site: Site, kept: Path, name: str) -> bytes | Path:
@@ -154,7 +172,8 @@ def answer(site: Site, record: Any) -> dict[str, Any]:  # noqa: ANN401 - any rec
         if isinstance(table.get(field), list):
             table[field] = scores(site, table[field])
     if not site.policy.metrics:
-        table |= {field: empty for field, empty in (("curve", []), ("loss", None)) if field in table}
+        withheld: dict[str, Any] = {"curve": [], "loss": None, "scores": {}, "leave_one_out": {}}
+        table |= {field: empty for field, empty in withheld.items() if field in table}
     return table
 
 

@@ -72,7 +72,8 @@ class Policy:
         min_cases: with fewer training cases than this nothing is contributed, nor what fewer of them were used for.
         weights: a trained model's weights may leave.
         trust: the kinds of campaign that they may leave in, by who can read them (`docs/privacy.md`).
-        receivers: names of the sites to which they may be sealed, or which may open a sum with them.
+        receivers: names of the sites to which they may be sealed, or which may open a sum with them; a fingerprint
+            behind a name (`"harbour SHA256:..."`) wants these very keys of the site, whatever the roster says.
         fisher: how much of the diagonal Fisher may leave: all, its mean over each output channel, or nothing.
         metrics: mean scores may leave.
         per_case_metrics: scores of single cases may leave, under pseudonyms.

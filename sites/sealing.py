@@ -7,7 +7,7 @@ does without a seal, or the contribution where its way of training looks at that
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,20 @@ from fedmerge import params, parts, tasks, whole, wire
 from fedmerge.container import canonical
 from fedmerge.errors import SealError
 from fedmerge.privacy import envelope, seal
-from fedmerge.privacy.header import Facts
+from fedmerge.privacy.header import Facts, Header
+from fedmerge.trust.audit import NOTHING
 from sites import correspondence, outbound
 from sites.inbound import Declined
 from sites.records import Site
 
 Payload = dict[str, bytes | Path]
+Heard = Callable[[Header], None]
 
 MOST_HELD = 16  # sealed files that are kept to be sent again
-NO_LOG = "0" * 64  # head of the audit log of a site that keeps none
+
+
+def forget_it(header: Header) -> None:
+    """What a site without an audit log does with a header."""
 
 
 def kept(site: Site, key: str) -> Path:
@@ -56,8 +61,9 @@ def seal_to(site: Site, task: dict[str, Any], head: str = "") -> tuple[dict[str,
     path = kept(site, asked.key)
     if not path.exists():
         raise Declined(f"{site.name}: there is nothing that the task {asked.key} made")
-    outbound.check_trust(site, "target", asked.receiver)
-    receiver = correspondence.peer(site, asked.receiver, asked.keys)
+    outbound.check_trust(site, "target")
+    receiver = correspondence.peer(site, asked.receiver, asked.keys, asked.epoch)
+    outbound.check_receiver(site, asked.receiver, receiver.fingerprint)
     data = outbound.contribution(site, path, asked.key)
     if asked.what == envelope.BODY:
         data = wire.params_to_bytes(params.split(wire.read(path, site=site.name).weights, _body(asked.net))[0])
@@ -70,7 +76,7 @@ def seal_to(site: Site, task: dict[str, Any], head: str = "") -> tuple[dict[str,
             if isinstance(data, bytes):
                 whole.write(plain, data)
             own = correspondence.own(site)
-            seal.seal_file(plain, out, facts, head or NO_LOG, own.signing, receiver.sealing)
+            seal.seal_file(plain, out, facts, head or NOTHING, own.signing, receiver.sealing)
         finally:
             if plain != data:
                 plain.unlink(missing_ok=True)
@@ -78,8 +84,8 @@ def seal_to(site: Site, task: dict[str, Any], head: str = "") -> tuple[dict[str,
     return tasks.to_table(tasks.Sealed(digest)), {"sealed": out}
 
 
-def opened(site: Site, asked: tasks.Contribute, payload: Payload) -> Payload:
-    """The payloads of a task, those opened that are sealed to this site; the files go with the folder `opened`.
+def opened(site: Site, asked: tasks.Contribute, payload: Payload, heard: Heard = forget_it) -> Payload:
+    """The payloads of a task, those opened that are sealed to this site; `forget` throws them away.
 
     Raises:
         Declined: one cannot be opened; never why.
@@ -92,11 +98,13 @@ def opened(site: Site, asked: tasks.Contribute, payload: Payload) -> Payload:
         sender, key, net = str(told.get("sender")), str(told.get("round")), told.get("net")
         theirs = tasks.from_table(tasks.Net, net if isinstance(net, dict) else {}, "server")
         facts = envelope.facts(asked.run, key, what, sender, site.name, theirs)
-        found[name] = open_to(site, payload[name], facts, asked.keys)
+        found[name] = open_to(site, payload[name], facts, asked.keys, asked.epoch, heard)
     return found
 
 
-def open_to(site: Site, data: bytes | Path, facts: Facts, keys: Mapping[str, Any]) -> Path:
+def open_to(
+    site: Site, data: bytes | Path, facts: Facts, keys: Mapping[str, Any], epoch: int, heard: Heard = forget_it
+) -> Path:
     """The plaintext of a sealed file, as a file of the site's own (0600).
 
     Args:
@@ -104,18 +112,20 @@ def open_to(site: Site, data: bytes | Path, facts: Facts, keys: Mapping[str, Any
         data: the sealed file.
         facts: what it has to be.
         keys: in a simulation, name -> public keys.
+        epoch: of the roster that the server goes by.
+        heard: is told the header of what was opened, with the head of the sender's audit log.
 
     Raises:
         Declined: the sender is unknown here, or the file cannot be opened.
     """
     told = keys.get(facts.sender, {})
-    sender = correspondence.peer(site, facts.sender, told if isinstance(told, dict) else {})
+    sender = correspondence.peer(site, facts.sender, told if isinstance(told, dict) else {}, epoch)
     out = site.work / "opened" / f"{secrets.token_hex(12)}.safetensors"
     sealed = data if isinstance(data, Path) else out.with_suffix(".sealed")
     try:
         if isinstance(data, bytes):
             whole.write(sealed, data)
-        seal.open_sealed(sealed, out, facts, sender.signing, correspondence.own(site).opening)
+        heard(seal.open_sealed(sealed, out, facts, sender.signing, correspondence.own(site).opening))
     except SealError as error:
         raise Declined(f"{site.name}: from {facts.sender}: {error}") from None
     finally:

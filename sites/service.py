@@ -13,6 +13,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +21,11 @@ import torch
 
 from fedmerge import parts
 from fedmerge.errors import FedmergeError
+from fedmerge.privacy.header import Header
 from fedmerge.transport import KINDS, Letter
 from fedmerge.trust import audit
 from fedmerge.trust.refusals import Refusals
-from sites import inbound, jobs, masks, opening, room, sealing, source, sums, target
+from sites import admission, inbound, jobs, masks, opening, room, sealing, source, sums, target
 from sites import parts as files
 from sites.client import Away, Failed
 from sites.inbound import Declined
@@ -132,7 +134,7 @@ class Service:
 
         def work() -> Done:
             torch.set_num_threads(_threads(task))
-            done = Done(site.policy, *self._do(site, action, task, payload))
+            done = Done(site.policy, *self._do(site, action, letter, payload))
             for path in there.values():
                 path.unlink(missing_ok=True)
             return done
@@ -161,8 +163,9 @@ class Service:
             return Letter({}, note={"unknown": "job"})
         return self._reply(site, kind, asked, found)
 
-    def _do(self, site: Site, action: str, task: dict[str, Any], payload: Payload) -> Answer:
+    def _do(self, site: Site, action: str, letter: Letter, payload: Payload) -> Answer:
         """The work itself."""
+        task, heard = letter.task, partial(self._heard, letter)
         if action == "pooled":
             if self._pooled is None:
                 raise Declined(f"{site.name}: 'pooled' needs all patients in one place, which only a simulation has")
@@ -171,9 +174,10 @@ class Service:
             "describe": lambda: (source.describe(site, task), {}),
             "receive": lambda: (target.receive(site, task, payload), {}),
             "seal": lambda: sealing.seal_to(site, task, self._log.head if self._log is not None else ""),
-            "open": lambda: (opening.open_one(site, task, payload), {}),
+            "open": lambda: (opening.open_one(site, task, payload, heard), {}),
             "judge": lambda: (opening.judge(site, task), {}),
-            "contribute": lambda: source.contribute(site, task, payload),
+            "contribute": lambda: source.contribute(site, task, payload, heard),
+            "admit": lambda: (admission.admit(site, task), {}),
             "adapt": lambda: target.adapt(site, task),
             "pull": lambda: target.pull(site, task, payload),
             "finetune": lambda: target.finetune(site, task, payload),
@@ -221,6 +225,14 @@ class Service:
         self._line("in", "task", letter, purpose=kind, size=len(task), digest=parts.digest(task))
         for what, digest in digests.items():
             self._line("in", what, letter, purpose=kind, size=parts.length(payload[what]), digest=digest)
+
+    def _heard(self, letter: Letter, header: Header) -> None:
+        """The line of a sealed file that was opened: another site's, with the head of that site's own log."""
+        if self._log is not None:
+            self._log.append(
+                "in", "sealed file", f"round {header.round}", header.size, header.schema, header.sender,
+                peer_head=header.audit_head, campaign=str(letter.task.get("campaign", "")),
+            )  # fmt: skip
 
     def _line(
         self,

@@ -81,8 +81,17 @@ def build(net: tasks.Net, seed: int) -> nn.Module:
     return nets.build(net.settings, in_channels=net.in_channels, out_channels=net.out_channels, seed=seed)
 
 
-def contribute(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict[str, Any], Payload]:
-    """Train from the given start, take the Fisher, pack the contribution; done before, it is sent again."""
+def contribute(
+    site: Site, task: dict[str, Any], payload: Payload, heard: sealing.Heard = sealing.forget_it
+) -> tuple[dict[str, Any], Payload]:
+    """Train from the given start, take the Fisher, pack the contribution; done before, it is sent again.
+
+    Args:
+        site: the source.
+        task: a `tasks.Contribute`.
+        payload: what it names.
+        heard: as `sealing.open_to` has it.
+    """
     asked = tasks.from_table(tasks.Contribute, task, "server")
     outbound.check_trust(site, asked.trust)
     _check_net(site, asked.net)
@@ -90,7 +99,7 @@ def contribute(site: Site, task: dict[str, Any], payload: Payload) -> tuple[dict
     if not asked.private:
         budget.check_plain(site)
     own = parts(site, asked.net.patch)
-    return _train(site, asked, payload, own["train"], own["validate"], site.name)
+    return _train(site, asked, payload, own["train"], own["validate"], site.name, heard)
 
 
 def pooled(site: Site, sources: list[Site], task: dict[str, Any], payload: Payload) -> tuple[dict[str, Any], Payload]:
@@ -114,6 +123,7 @@ def _train(
     train: list[Loaded],
     held: list[Loaded],
     name: str,
+    heard: sealing.Heard = sealing.forget_it,
 ) -> tuple[dict[str, Any], Payload]:
     kept = sealing.kept(site, asked.key)
     began = time.monotonic()
@@ -122,7 +132,7 @@ def _train(
     if not kept.exists():
         net = build(asked.net, asked.seed)
         partition.check_buffers(net, reestimate=asked.buffers == "re-estimate")
-        payload = sealing.opened(site, asked, payload)
+        payload = sealing.opened(site, asked, payload, heard)
         start = wire.open_params(payload["start"], site="server")
         if params.digest(start) != asked.parent:
             raise Declined(f"{site.name}: the weights to start from are not what the task names")

@@ -39,7 +39,7 @@ def open_sum(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, An
     try:
         if isinstance(came, bytes):
             whole.write(path, came)
-        together = masks.gathered(site, agreed, asked.hellos, asked.keys)
+        together = masks.gathered(site, agreed, asked.hellos, asked.keys, asked.epoch)
         ancestor = wire.open_params(payload.get("ancestor", b""), site="server")
         key = _key(site, agreed)
         weights, fisher = masking.merged(masking.open_sum(path, together, key, ancestor), ancestor)

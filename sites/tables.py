@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fedmerge.errors import ConfigError
+from fedmerge.trust import keys
 from sites import toml
 from sites.labels import TABLES
 from sites.records import (
@@ -228,6 +229,10 @@ def policy(table: dict[str, Any], where: str) -> Policy:
     for known in read.get("roles") or ():
         if known not in ROLES:
             raise ConfigError(f"{where}: 'roles' expected {' or '.join(ROLES)}, got '{known}'")
+    for line in read.get("receivers") or ():
+        name, _, pin = line.partition(" ")
+        if not name or (pin and not keys.same_fingerprint(pin, pin)):
+            raise ConfigError(f"{where}: 'receivers' expected NAME or 'NAME SHA256:FINGERPRINT', got {line!r:.80}")
     for known in read.get("trust") or ():
         if known not in TRUST:
             raise ConfigError(f"{where}: 'trust' expected some of {', '.join(TRUST)}, got '{known}'")

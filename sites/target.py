@@ -11,7 +11,7 @@ from fedmerge import params, parts, tasks, training, whole, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import fitting
 from fedmerge.params import Params
-from sites import finishing, near, outbound
+from sites import finishing, keeping, leaving, near, outbound
 from sites.bench import Bench, card
 from sites.config import Site
 from sites.inbound import Declined
@@ -67,8 +67,8 @@ def _digest(data: bytes | Path) -> str:
         return ""
 
 
-def _adaptation(bench: Bench) -> training.Run:
-    """The target's own parameters S train; for a fit, the gradient of the merged weights is kept as well."""
+def adaptation(bench: Bench, *, fits: bool = True) -> training.Run:
+    """The target's own parameters S train; where ratios are fitted, the merged weights have gradients too."""
     assert bench.row.adapt is not None  # noqa: S101 - the server sends this task to rows with an adaptation only
     settings = training.Settings(**bench.row.adapt)
     fixed = set(bench.row.net.fusable)
@@ -80,7 +80,7 @@ def _adaptation(bench: Bench) -> training.Run:
         precision=bench.row.precision,
         rates={n: settings.lr for n, _ in bench.net.named_parameters() if n not in fixed},
         loss=bench.row.net.task.loss(),
-        watch=bench.row.net.fusable if bench.method.fits else (),
+        watch=bench.row.net.fusable if fits and bench.method.fits else (),
     )
 
 
@@ -104,7 +104,7 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
         return outbound.answer(site, told), _logits(row, folder)
     bench = Bench(site, row)
     start = bench.score()
-    run = _adaptation(bench)
+    run = adaptation(bench)
     settings: dict[str, Any] = row.adapt or {}
     state, curve, before = near.restore(folder, run)
     began = time.monotonic() - before
@@ -146,6 +146,7 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
         seconds=time.monotonic() - began,
         start=start,
         adapted=bench.score(),
+        leave_one_out=leaving.measure(bench, row.net.fusable),
     )
     whole.write(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))
     if bench.logits:
@@ -174,7 +175,7 @@ def pull(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
     bench = Bench(site, row, far=True)
     params.load(bench.net, wire.open_params(payload["fused"], site="server"))
     start = bench.score() if step == 0 else None
-    run = _adaptation(bench)
+    run = adaptation(bench)
     if step:
         run.restore(state)
         params.load(bench.net, wire.open_params(payload["fused"], site="server"))
@@ -216,6 +217,7 @@ def finetune(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
         params.load(bench.net, bench.fused)
     offset = row.adapt["steps"] if row.adapt else 0
     start = None if row.adapt else bench.score()
+    left = leaving.at_start(bench)
     curve, best, steps = finishing.finetune(bench, folder, offset)
     bench.settle()
     answer = tasks.Finetuned(
@@ -226,8 +228,11 @@ def finetune(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
         seconds=time.monotonic() - began,
         start=start,
         finetuned=bench.score(keep_in="fine-tuned"),
+        leave_one_out=left,
     )
     path = folder / "fine-tuned.safetensors"
     wire.write_model(params.of(bench.net), card(bench), path)
+    if row.trust != "server":
+        keeping.keep(site, row, answer)
     whole.write(done, json.dumps(tasks.to_table(answer)).encode())
     return outbound.answer(site, answer), outbound.model(site, path)

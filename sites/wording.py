@@ -84,9 +84,9 @@ def _trust(modes: tuple[str, ...] | None) -> str:
         "target": "where only the target can read them",
         "group": "where nobody reads more than the sum of a group",
     }
-    if modes == ():
-        return "They leave in no kind of campaign."
-    return f"They may leave {'; '.join(readers[mode] for mode in modes or readers)}."
+    if modes is None:
+        return "They may leave whoever can read them: a campaign decides."
+    return f"They may leave {'; '.join(readers[mode] for mode in modes)}." if modes else "They leave in no campaign."
 
 
 WORDS: dict[str, Callable[[Any], str]] = {

@@ -19,20 +19,31 @@ BUNDLE = "sha256:" + "b" * 64  # what the tests' messages say that they came wit
 ROLES = dict(zip(SITES, ("source", "source", "target")))
 POLICY = {
     "campaigns": '["*"]', "nets": '["isensee2017"]', "labels": '["*"]', "min_cases": "1", "weights": "true",
+    "trust": '["*"]', "receivers": '["*"]',
     "fisher": '"full"', "metrics": "true", "per_case_metrics": "true", "max_contributions": '"*"', "max_bytes": '"*"',
 }  # fmt: skip
 
 
 def plan(small, folder, *, head="", name="plan.toml"):
     """The campaign of `small` as a coordinator has it, without the hospitals' tables; and those, by site."""
-    text = campaign(small, name=f"whole-{name}", head=head).read_text()
-    tables = text.split("[site.data]\n")[1:]
-    own = ["\n".join(x for x in t.split("[[site]]")[0].splitlines() if not x.startswith("folder")) for t in tables]
-    entries = "".join(f'[[site]]\nname = "{site}"\nrole = "{role}"\n' for site, role in ROLES.items())
+    path, sites = apart(campaign(small, name=f"whole-{name}", head=head), folder, name)
+    return path, {site: own for site, (_, own) in sites.items()}
+
+
+def apart(whole, folder, name="plan.toml"):
+    """A simulation's file as a coordinator has it; and (role, lines of the table `data` without a folder) by site."""
+    head, *entries = whole.read_text().split("[[site]]")
+    sites, listed = {}, ""
+    for entry in entries:
+        facts, _, own = entry.partition("[site.data]\n")
+        told = dict(line.split(" = ", 1) for line in facts.splitlines() if " = " in line)
+        site, role = told["name"].strip('"'), told.get("role", '"source"').strip('"')
+        sites[site] = role, "\n".join(line for line in own.splitlines() if not line.startswith("folder"))
+        listed += f'[[site]]\nname = "{site}"\nrole = "{role}"\n'
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    path.write_text(text.split("[[site]]")[0] + entries)
-    return path, dict(zip(SITES, own))
+    path.write_text(head + listed)
+    return path, sites
 
 
 def home(folder, small, site, data, **policy):

@@ -1,4 +1,4 @@
-"""A consortium on this machine: a server and three tiny hospitals, each with its own home, started by the command."""
+"""A consortium on this machine: a server and tiny hospitals, each with its own home, started by the command."""
 
 import ctypes
 import json
@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from agents import POLICY, ROLES, plan
-from small import SITES, hospitals
+from agents import POLICY, apart
+from small import campaign, hospitals
 
 from fedmerge import sessions
 from fedmerge.surroundings import free_port
@@ -22,33 +22,39 @@ FEDMERGE = str(Path(sys.executable).with_name("fedmerge"))
 
 
 class Deployment:
-    """The homes below `root`; nothing runs at first."""
+    """The homes below `root`; nothing runs at first.
 
-    def __init__(self, root, head=""):
+    `whole` is a simulation's file whose sites shall be hospitals, with their folders beside it; else the three of
+    `small`, and `head` has lines for their `[campaign]`.
+    """
+
+    def __init__(self, root, head="", whole=None):
         self.root = root
         self.server = consortium.init(root / "server", "small", ["localhost"], port=free_port(), now=time.time())
-        self.data = hospitals(root / "data")
-        self.plan, self.tables = plan(self.data, root, head=head)
+        self.data = whole.parent if whole else hospitals(root / "data")
+        self.plan, told = apart(whole or campaign(self.data, head=head), root)
+        self.roles = {site: role for site, (role, _) in told.items()}
+        self.tables = {site: table for site, (_, table) in told.items()}
         self.sites, self.running = {}, {}
 
     def join(self, site):
         """A hospital joins and is approved."""
         pinned = certificates.fingerprint(consortium.authority(self.server))
         joined = joining.join(
-            self.root / site, f"localhost:{self.server.port}", site, roles=(ROLES[site],),
+            self.root / site, f"localhost:{self.server.port}", site, roles=(self.roles[site],),
             authority=self.server.authority, fingerprint=pinned, now=time.time(),
         )  # fmt: skip
-        lines = "".join(f"{k} = {v}\n" for k, v in {"roles": f'["{ROLES[site]}"]', **POLICY}.items())
+        lines = "".join(f"{k} = {v}\n" for k, v in {"roles": f'["{self.roles[site]}"]', **POLICY}.items())
         joined.home.site_file.write_text(
-            f'[site]\nname = "{site}"\nrole = "{ROLES[site]}"\nwork = "private/work"\n'
+            f'[site]\nname = "{site}"\nrole = "{self.roles[site]}"\nwork = "private/work"\n'
             f'[data]\nfolder = "{self.data / site}"\n{self.tables[site]}\n[policy]\n{lines}'
         )
         consortium.approve(self.server, joined.home.request.read_text(), joined.request.fingerprint, now=time.time())
         self.sites[site] = joined.home
 
     def join_all(self):
-        """All three."""
-        for site in SITES:
+        """All of the plan."""
+        for site in self.roles:
             self.join(site)
 
     def words(self, name):

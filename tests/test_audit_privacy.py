@@ -14,7 +14,7 @@ from fedmerge import fisher, losses, nets, params, partition, tasks, training, w
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError
 from fedmerge.privacy import separation
-from sites import attack, config, outbound, source
+from sites import attack, config, outbound, scores, source
 from sites import home as homes
 from sites import tables as site_tables
 from sites.records import OPEN
@@ -139,13 +139,23 @@ def test_the_losses_are_those_of_the_contribution_s_weights(made, tmp_path):
             [-losses.dice_ce()(net(case.image[None]), case.label[None]).item() for case in own[part]]
             for part in ("train", "test")
         )
-    assert audit.membership()[0].roc == separation.roc(inside, outside)
+    found = audit.membership()[0]
+    assert found.roc == separation.roc(inside, outside)
+    assert ([*found.inside.values()], [*found.outside.values()]) == (pytest.approx(inside), pytest.approx(outside))
+    assert (found.inside.keys(), found.outside.keys()) == (audit.members.keys(), audit.others.keys())
 
 
 def recipe(**changes):
     """As the campaign trains."""
     made = attack.Recipe((PATCH,) * 3, training.Settings(steps=2, lr=1e-3), fisher_cases=5)
     return replace(made, **changes)
+
+
+def test_what_reference_models_say_serves_other_models_of_the_same_patients(made, tmp_path):
+    """Handed over they give the scores that their training gives, patient by patient."""
+    site = config.from_campaign(made[0], "north", work=tmp_path)
+    audit = attack.Audit(site, wire.read(made[1]), recipe())
+    assert audit.membership(audit.references(4))[1] == audit.membership(4)[1]
 
 
 def test_a_hospital_s_own_file_tells_data_and_policy(made, tmp_path):
@@ -194,11 +204,11 @@ def test_options_that_make_no_sense_are_refused(made, tmp_path, options):
 
 def test_every_patient_is_unseen_by_half_of_the_references():
     """Also with an odd number of patients; and the draw is a function of the seed."""
-    saw = attack.halves(9, 6, seed=0)
+    saw = scores.halves(9, 6, seed=0)
     assert (saw.sum(0) == 3).all()
     assert set(saw.sum(1)) == {4, 5}
-    assert np.array_equal(saw, attack.halves(9, 6, seed=0))
-    assert not np.array_equal(saw, attack.halves(9, 6, seed=1))
+    assert np.array_equal(saw, scores.halves(9, 6, seed=0))
+    assert not np.array_equal(saw, scores.halves(9, 6, seed=1))
 
 
 def test_the_threshold_of_a_policy_is_an_area():

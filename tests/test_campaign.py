@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 from small import campaign, hospitals
 
-from fedmerge import fusion, params, wire
+from fedmerge import fusion, params, transport, wire
 from fedmerge.errors import CampaignStopped, ConfigError, Refused
 from server import inprocess
 from server.app import app as server_app
@@ -52,8 +52,7 @@ def failing(kind: str, site: int, label: str = "", text: str = "a secret") -> Cl
 
         return handle
 
-    for name in ("query.describe", "query.receive", "train.contribute", "train.pooled", "train.adapt", "train.pull",
-                 "train.finetune", "evaluate.score"):  # fmt: skip
+    for name in transport.KINDS:
         category, action = name.split(".")
         getattr(app, category)(action)(handler(name))
     return app
@@ -281,7 +280,9 @@ def test_a_policy_line_stands_against_what_it_forbids(small, tmp_path):
     """Weights that may not leave stop the campaign with the policy's line; unreceived merges leave no row."""
     text = campaign(small).read_text()
     path = small / "policy.toml"
-    closed = '[site.policy]\nroles = ["*"]\ncampaigns = ["*"]\nnets = ["*"]\nlabels = ["*"]\nmin_cases = 1\n'
+    closed = (
+        '[site.policy]\nroles = ["*"]\ncampaigns = ["*"]\nnets = ["*"]\nlabels = ["*"]\ntrust = ["*"]\nmin_cases = 1\n'
+    )
     path.write_text(text.replace('[[site]]\nname = "south"', f'{closed}weights = false\n[[site]]\nname = "south"'))
     with pytest.raises(
         CampaignStopped, match=r"north failed in train\.contribute: north: policy line 'weights = false'"
@@ -292,7 +293,7 @@ def test_a_policy_line_stands_against_what_it_forbids(small, tmp_path):
 def test_a_policy_that_was_tightened_holds_for_what_was_made_before(small, tmp_path):
     """A contribution that left yesterday does not leave again today, when the policy forbids it."""
     text = campaign(small).read_text()
-    lists = "".join(f'{key} = ["*"]\n' for key in ("roles", "campaigns", "nets", "labels"))
+    lists = "".join(f'{key} = ["*"]\n' for key in ("roles", "campaigns", "nets", "labels", "trust"))
     loose = f'[site.policy]\n{lists}min_cases = 1\nmax_bytes = "*"\n'
     own = f'{loose}max_contributions = 1\nfisher = "full"\nweights = true\n[[site]]\nname = "south"'
     path = small / "tightened.toml"
@@ -316,7 +317,7 @@ def test_no_metric_leaves_a_target_whose_policy_keeps_them(small, tmp_path):
     path = small / "silent.toml"
     silent = (
         '[site.policy]\nroles = ["*"]\ncampaigns = ["*"]\nnets = ["*"]\nlabels = ["*"]\nweights = true\n'
-        'fisher = "full"\nmin_cases = 1\nmax_bytes = "*"\nmax_contributions = "*"\n'
+        'trust = ["server"]\nfisher = "full"\nmin_cases = 1\nmax_bytes = "*"\nmax_contributions = "*"\n'
     )
     path.write_text(text.replace("[[site]]", f"{silent}[[site]]").replace(silent, "", 1) + silent)
     results = run(path, tmp_path, "none,t-imm")

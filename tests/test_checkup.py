@@ -33,6 +33,7 @@ nets = ["isensee2017"]
 labels = ["front", "back"]
 min_cases = 1
 weights = true
+trust = ["server"]
 max_contributions = 1
 max_bytes = 100_000_000
 """

@@ -142,6 +142,8 @@ def test_every_other_command_of_the_pages_is_one_that_exists():
                 assert where.removeprefix(".[").removesuffix("]") in project["optional-dependencies"]
             case ["python", script]:
                 assert (ROOT / script).is_file(), script
+            case ["python", "-m", module]:
+                assert (ROOT / module.replace(".", "/") / "__main__.py").is_file(), module
             case ["python3", "-m", "venv", _]:
                 pass
             case [pip, "install", wheel] if pip.endswith("/bin/pip"):

@@ -30,7 +30,7 @@ def harbour(small, tmp_path):
 
 def with_policy(small, name, lines, site="harbour"):
     """A campaign whose site has an open policy except for `lines`."""
-    lists = dict.fromkeys(("roles", "campaigns", "nets", "labels"), '["*"]')
+    lists = dict.fromkeys(("roles", "campaigns", "nets", "labels", "trust", "receivers"), '["*"]')
     table = {**lists, "min_cases": "1", "max_bytes": '"*"', "max_contributions": '"*"', "weights": "true",
              "fisher": '"full"', "metrics": "true", "per_case_metrics": "true", **lines}  # fmt: skip
     text = campaign(small).read_text()
@@ -71,7 +71,7 @@ def test_weights_that_are_not_what_their_digest_names_are_declined(harbour):
     assert not (harbour.work / "received").exists()
 
 
-@pytest.mark.parametrize("action", ["receive", "contribute", "adapt", "pull", "finetune", "score"])
+@pytest.mark.parametrize("action", ["receive", "contribute", "admit", "adapt", "pull", "finetune", "score"])
 @pytest.mark.parametrize(
     ("line", "value"), [("campaigns", '["another"]'), ("nets", '["unet"]'), ("labels", '["ball"]'), ("roles", "[]")]
 )

@@ -15,7 +15,8 @@ WEST = '[[site]]\nname = "west"\nrole = "source"\n[site.data]\nfolder = "harbour
 PORT = '[[site]]\nname = "port"\nrole = "target"\n[site.data]\nfolder = "south"\nlabels = { cube = [2] }\n' \
     'background = [1]\ntrain = 2\nvalidate = 2\ntest = 3\n'  # fmt: skip
 OPEN = "".join(f'{key} = ["*"]\n' for key in ("roles", "campaigns", "nets", "labels")) + (
-    'min_cases = 1\nmax_bytes = "*"\nmax_contributions = "*"\nfisher = "full"\nweights = true\nmetrics = true\n'
+    'min_cases = 1\nmax_bytes = "*"\nmax_contributions = "*"\nfisher = "full"\nweights = true\n'
+    'trust = ["server"]\nmetrics = true\n'
 )
 
 

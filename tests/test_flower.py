@@ -16,7 +16,7 @@ from server.app import app as server_app
 from sites.app import app as client_app
 
 ROOT = Path(__file__).parent.parent
-METHODS = "none,t-imm,t-imm-kernel"
+METHODS = "none,t-imm,t-imm-kernel,t-imm+admit"
 
 
 def both(tmp_path, path, methods, nodes=3, seeds="0"):
@@ -34,8 +34,10 @@ def both(tmp_path, path, methods, nodes=3, seeds="0"):
 def test_flowers_runtime_gives_the_numbers_of_the_inprocess_engine(tmp_path):
     """Rows, curves, ratios, forgetting and stored contributions are equal to the last digit and byte."""
     (near, far), (here, there) = both(tmp_path, campaign(hospitals(tmp_path / "hospitals")), METHODS, seeds="0,1")
-    for part in ("rows", "ratios", "forgetting", "environment"):
+    for part in ("rows", "ratios", "leave_one_out", "forgetting", "environment"):
         assert near[part] == far[part]
+    scores = [[(told["admitted"], told["scores"]) for told in one["admissions"]] for one in (near, far)]
+    assert scores[0] == scores[1]
     stored = [{p.name: p.read_bytes() for p in (out / "server/contributions").iterdir()} for out in (here, there)]
     assert stored[0] == stored[1]
     assert len(stored[0]) == 2

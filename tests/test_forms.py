@@ -9,6 +9,8 @@ TRAINED = {"cases": 3, "steps": 6, "seconds": 1.5, "loss": 0.25}
 SCORES = [{"case": "case-0", "dice": {"ball": 0.5, "cube": None}}]
 FINETUNED = {"curve": [[0, 0.1], [5, None]], "fused": "sha256:0", "best_step": 5, "steps": 5, "seconds": 2.0,
              "start": None, "finetuned": SCORES}  # fmt: skip
+LEFT = {"score": 0.5, "without": {"north": 0.4}}
+ADMISSION = {"admitted": ["north"], "scores": {"north": 0.5, "south": None}, "steps": 40, "seconds": 1.0}
 DESCRIPTION = {"site": "north", "role": "source", "labels": ["ball"], "channels": ["T1"], "train": 3, "pool": 3,
                "validate": 0, "test": 2, "by_patient": True, "data": "d", "device": "cpu", "simulation": False,
                "receive_fused": False, "reuse": "never"}  # fmt: skip
@@ -18,6 +20,8 @@ def test_answers_as_sites_send_them_pass():
     """A loss may be withheld, scores may be null, a curve may have points without a score."""
     assert tasks.from_table(tasks.Trained, TRAINED | {"loss": None}, "north").steps == 6
     assert tasks.from_table(tasks.Finetuned, FINETUNED, "harbour").finetuned == SCORES
+    assert tasks.from_table(tasks.Finetuned, FINETUNED | {"leave_one_out": LEFT}, "harbour").leave_one_out == LEFT
+    assert tasks.from_table(tasks.Admission, ADMISSION, "harbour").admitted == ("north",)
     assert tasks.from_table(tasks.Scored, {"cases": None}, "north").cases is None
     assert tasks.from_table(tasks.Scored, {"cases": SCORES}, "north").cases == SCORES
     assert tasks.from_table(tasks.Description, DESCRIPTION, "north").labels == ("ball",)
@@ -42,6 +46,15 @@ def test_answers_as_sites_send_them_pass():
         (tasks.Finetuned, FINETUNED | {"finetuned": [{"case": "a", "dice": {"b": 2}}]}, "expected cases with a score"),
         (tasks.Finetuned, FINETUNED | {"finetuned": [{"case": "", "dice": {}}]}, "expected cases with a score"),
         (tasks.Finetuned, FINETUNED | {"finetuned": [{"case": "\x1b[2J", "dice": {}}]}, "expected cases with a score"),
+        (tasks.Finetuned, FINETUNED | {"leave_one_out": {"score": 0.5}}, "Finetuned.leave_one_out expected a score"),
+        (tasks.Finetuned, FINETUNED | {"leave_one_out": LEFT | {"score": None}}, "leave_one_out expected a score"),
+        (
+            tasks.Finetuned,
+            FINETUNED | {"leave_one_out": LEFT | {"without": {"a": 2}}},
+            "leave_one_out expected a score",
+        ),
+        (tasks.Admission, ADMISSION | {"scores": {"north": 1.5}}, "Admission.scores expected a score from 0 to 1 for"),
+        (tasks.Admission, ADMISSION | {"admitted": [3]}, "Admission.admitted expected a list of printable texts"),
         (tasks.Scored, {"cases": [{"case": "a", "truth": "ring", "prediction": 1}]}, "expected cases with a score"),
         (tasks.Scored, {"cases": [{"case": "a", "truth": "ring"}]}, "expected cases with a score"),
         (tasks.Scored, {"cases": [{"case": "all", "f1": {"ring": 1}, "accuracy": 2}]}, "expected cases with a score"),

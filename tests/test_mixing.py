@@ -335,6 +335,8 @@ def test_a_chain_of_some_sources_is_a_way_of_its_own():
         ("none+keep-norm", "there are no norm parameters to keep"),
         ("lwf+merge-norm", "norm parameters are merged where models are"),
         ("t-imm+merge-norm", "norm parameters train while ratios are fitted"),
+        ("transfer:north+admit", "no sources' models are merged, so none has to be admitted"),
+        ("lwf+admit", "no sources' models are merged"),
         ("auto+ema", "'auto' chooses its options itself"),
     ],
 )

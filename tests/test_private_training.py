@@ -20,7 +20,7 @@ NOISY = "epsilon = 3.0\ndelta = 1e-3\ndp_clip = 0.5\nbatch_size = 2"
 BUDGET = "[site.policy]\n" + "\n".join(
     [
         *(f'{key} = ["*"]' for key in ("roles", "campaigns", "nets", "labels")),
-        'min_cases = 1\nweights = true\nfisher = "full"\nmax_contributions = "*"\nmax_bytes = "*"',
+        'min_cases = 1\nweights = true\ntrust = ["server"]\nfisher = "full"\nmax_contributions = "*"\nmax_bytes = "*"',
         "epsilon = 3.0\ndelta = 1e-3\nmetrics = true",
     ]
 )
@@ -219,7 +219,8 @@ def test_methods_that_would_release_more_are_refused(there, method):
 def test_a_task_without_noise_keeps_the_name_that_it_had(there):
     """What was stored before there was any differential privacy goes on being found."""
     _, table, _ = asked(there[0], write(there[0]))
-    old = {k: v for k, v in table.items() if k not in ("epsilon", "delta", "dp_clip", "dp_noise")}
+    later = ("epsilon", "delta", "dp_clip", "dp_noise", "trust", "run", "sealed", "keys", "epoch")
+    old = {k: v for k, v in table.items() if k not in later}
     task = tasks.from_table(tasks.Contribute, table, "server")
     assert training._key(task, "data") == training.key(data="data", **{**old, "campaign": "", "threads": 0})
     noisy = tasks.from_table(tasks.Contribute, {**table, "dp_noise": 1.0}, "server")

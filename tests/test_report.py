@@ -7,7 +7,8 @@ import statistics
 import made_up
 import pytest
 
-from fedmerge import comparison, report, results
+from fedmerge import comparison, leaving, report, results
+from fedmerge.bench import gather
 from fedmerge.errors import DataError
 
 
@@ -196,3 +197,37 @@ def test_a_bar_in_a_name_does_not_break_the_table(ten):
     """The page stays a table whatever labels are called."""
     odd = json.loads(json.dumps(ten).replace("anterior", "a|b"))
     assert "| method | a\\|b | posterior |" in report.markdown(odd)
+
+
+LEFT = {"method": "t-imm", "chain": 0, "target": "harbour", "target_cases": 4, "stage": "adapted"}
+
+
+def test_merges_without_a_source_have_a_table(ten):
+    """The mean over runs; a run that did not merge a source is none of the runs without it."""
+    left = [
+        {**LEFT, "seed": 0, "score": 0.70, "without": {"north": 0.60, "south": 0.72}},
+        {**LEFT, "seed": 1, "score": 0.74, "without": {"north": 0.60}},
+        {**LEFT, "seed": 0, "method": "mean+stitch", "stage": "start", "score": 0.5, "without": {"north": 0.4}},
+    ]
+    page = report.markdown({**ten, "leave_one_out": left})
+    start = page.index("## Merges without one of their sources")
+    assert page[start:].splitlines()[2:9] == [
+        "| method | stage | without | validation Dice | difference |",
+        "| --- | --- | --- | --- | --- |",
+        "| t-imm | adapted |  | 0.720 ± 0.028 |  |",
+        "|  |  | north | 0.600 ± 0.000 | -0.120 ± 0.028 |",
+        "|  |  | south | 0.720 | +0.020 |",
+        "| mean+stitch | start |  | 0.500 |  |",
+        "|  |  | north | 0.400 | -0.100 |",
+    ]
+    suite = gather.merged([("clean", {**ten, "leave_one_out": left[:1]}), ("", ten)])
+    assert leaving.table(suite)[1][0][:4] == ["t-imm@clean", "adapted", "", "0.700"]
+    assert "without one of their sources" not in report.markdown(ten)
+    results.validate(ten)  # a file of an older version has neither list
+
+
+def test_admissions_are_told_below_the_table(ten):
+    """A sentence for each row that asked."""
+    told = {**LEFT, "seed": 0, "admitted": ["north"], "scores": {}, "sentence": "t-imm+admit admitted north, not south"}
+    page = report.markdown({**ten, "admissions": [told]})
+    assert "- harbour, 4 cases, seed 0, chain 0: t-imm+admit admitted north, not south" in page

@@ -1,10 +1,23 @@
 """Campaigns with `trust = "target"`: the numbers of one with a trusted server, and a server with nothing to read."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
-from small import campaign, hospitals
-from test_campaign import bare, run
+from small import SITES, campaign, hospitals
+from test_campaign import bare, failing, run
+from test_holding import three_sources
+
+from fedmerge import tasks, wire
+from fedmerge.errors import CampaignStopped, ConfigError
+from fedmerge.transport import Letter
+from fedmerge.trust import audit, keys
+from server import ground, holding, plan, withdrawal
+from sites import config, correspondence, outbound
+from sites.inbound import Declined
+from sites.records import OPEN, Policy, Site
+from sites.service import Service
 
 METHODS = "mean,imm-mode,t-imm,transfer:north,lwf+stitch"
 
@@ -52,3 +65,179 @@ def test_the_server_has_no_weights_and_no_ratios(both):
     sealed = sorted(path.name for path in (out / "server/sealed").rglob("*.sealed"))
     assert set(sealed) == {"contribution-harbour.sealed", "body-south.sealed", "contribution-south.sealed"}
     assert not list((out / "server").rglob("*-logits.safetensors"))
+
+
+def test_ratios_and_scores_of_cases_are_kept_at_the_target(both):
+    """The ratios that an open campaign's server writes down lie, number by number, at the target of a sealed one."""
+    out, results = both["target"]
+    kept = {path.stem: json.loads(path.read_text()) for path in (out / "sites/harbour/results/small").iterdir()}
+    open_ = {line["method"]: line["groups"] for line in both["server"][1]["ratios"]}
+    told = {one["method"]: one["ratios"]["groups"] for one in kept.values() if one["ratios"]}
+    assert told == {name: open_[name] for name in told}
+    assert "t-imm" in told
+    scores = {row["method"]: row["cases"] for row in results["rows"] if row["stage"] == "fine-tuned"}
+    assert {one["method"]: one["stages"]["fine-tuned"] for one in kept.values()} == scores
+
+
+def test_side_by_side_too_and_with_all_that_a_target_does_alone(small, tmp_path):
+    """Parallel, with rules that have no ratios, an initialisation of its own, the pooled reference, and `auto`."""
+    methods = "ties,medmerge,pooled,auto"
+    found = {}
+    for trust in ("server", "target"):
+        head = f'trust = "{trust}"\nschedule = "parallel"'
+        found[trust] = run(campaign(small, name=f"side-{trust}.toml", head=head), tmp_path / trust, methods)
+    assert bare(found["target"])["rows"] == bare(found["server"])["rows"]
+    assert found["target"]["choices"] == found["server"]["choices"]
+
+
+def test_a_campaign_that_stopped_goes_on_and_asks_nobody_twice(small, both, tmp_path):
+    """A source fails when it is to seal: what was trained stays, and the same results come in the end."""
+    path = campaign(small, name="again.toml", head='trust = "target"')
+    with pytest.raises(CampaignStopped, match=r"south failed in query\.seal"):
+        run(path, tmp_path, METHODS, failing("query.seal", 1))
+    trained = {p: p.stat().st_mtime_ns for p in (tmp_path / "sites").glob("*/contributions/*")}
+    assert trained
+    results = run(path, tmp_path, METHODS)
+    assert all(p.stat().st_mtime_ns == when for p, when in trained.items())
+    assert bare(results)["rows"] == bare(both["target"][1])["rows"]
+
+
+def mean_of(small, folder):
+    """A sealed campaign of one row, whose target has lost what it received."""
+    path = campaign(small, name="mean.toml", head='trust = "target"\nschedule = "parallel"')
+    run(path, folder, "mean")
+    shutil.rmtree(folder / "sites/harbour/received")
+    sealed = {
+        json.loads((p.parent / "made.json").read_text())["site"]: p for p in folder.rglob("contribution-*.sealed")
+    }
+    return path, sealed
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "swap", "old"])
+def test_a_relay_that_changes_what_it_carries_is_found_out_and_leaves_nothing_open(small, tmp_path, harm):
+    """One sentence whatever was done, and no byte of plaintext at the target."""
+    path, sealed = mean_of(small, tmp_path)
+    data = bytearray(sealed["north"].read_bytes())
+    if harm == "flip":
+        data[-1000] ^= 1
+    elif harm == "cut":
+        del data[-1000:]
+    elif harm == "swap":
+        data = bytearray(sealed["south"].read_bytes())
+    else:  # a whole and honest one of another run
+        (tmp_path / "server/phases/run.json").write_text(json.dumps({"run": "0" * 32}))
+    sealed["north"].write_bytes(bytes(data))
+    with pytest.raises(CampaignStopped, match=r"harbour: from (north|south): the sealed file could not be opened \["):
+        run(path, tmp_path, "mean")
+    assert not list((tmp_path / "sites/harbour/opened").glob("*"))
+
+
+def test_what_is_sealed_is_checked_by_the_target_as_an_honest_server_would(small, tmp_path):
+    """Weights that went thirty times as far are held, by the target's measure and without a number."""
+    path = three_sources(small, "wild.toml", 'trust = "target"\nschedule = "parallel"\nmax_change = 5.0')
+    path.write_text(path.read_text().replace('folder = "south"', 'folder = "south"\ncontrol = "change-x30"'))
+    with pytest.raises(CampaignStopped, match=r"south: weights that moved too far .*, as the target measured"):
+        run(path, tmp_path, "mean")
+    assert holding.undecided(tmp_path / "server") == ["south"]
+    holding.release(tmp_path / "server", "south", "2030-01-02T03:04:05Z")
+    changes = {one["site"]: one for one in run(path, tmp_path, "mean")["changes"]}
+    assert {site: one["verdict"] for site, one in changes.items()} == {
+        "north": "within", "south": "released", "west": "within"
+    }  # fmt: skip
+    assert all(one["change"] is None for one in changes.values())
+
+
+def test_a_source_seals_only_for_whom_its_policy_names(small, tmp_path):
+    """Neither an open campaign nor another receiver gets what a policy wants to be sealed for one site."""
+    lists = "".join(f'{key} = ["*"]\n' for key in ("roles", "campaigns", "nets", "labels"))
+    own = (
+        f'[site.policy]\n{lists}min_cases = 1\nweights = true\nmax_contributions = "*"\nmax_bytes = "*"\n'
+        'fisher = "full"\ntrust = ["target"]\nreceivers = ["harbour"]\n[[site]]\nname = "south"'
+    )
+    for trust, schedule, words in (
+        ("server", "parallel", "policy line 'trust' does not list 'server'"),
+        ("target", "chain", "policy line 'receivers' does not list 'south'"),
+        ("target", "parallel", ""),
+    ):
+        path = campaign(small, name="own.toml", head=f'trust = "{trust}"\nschedule = "{schedule}"')
+        path.write_text(path.read_text().replace('[[site]]\nname = "south"', own))
+        if words:
+            with pytest.raises(CampaignStopped, match=words):
+                run(path, tmp_path / f"{trust}-{schedule}", "mean")
+        else:
+            assert run(path, tmp_path / f"{trust}-{schedule}", "mean")["rows"]
+
+
+def test_keys_that_a_policy_has_pinned_are_the_only_ones_that_are_sealed_to(tmp_path):
+    """With the right fingerprint, however it is spelt; with another one nothing is sealed, whoever vouches for it."""
+    harbour = Site("harbour", "target", None, OPEN, None, tmp_path / "harbour", simulation=True)
+    told = correspondence.told(harbour)
+    north = replace(harbour, name="north", role="source", work=tmp_path / "north")
+    found = correspondence.peer(north, "harbour", told)
+    assert found.fingerprint == keys.pair_fingerprint(told["signing"], told["sealing"])
+    for pin in ("harbour", f"harbour {found.fingerprint}", f"harbour {found.fingerprint.lower().replace('-', ' ')}"):
+        outbound.check_receiver(replace(north, policy=Policy(receivers=(pin,))), "harbour", found.fingerprint)
+    other = correspondence.peer(north, "harbour", correspondence.told(replace(harbour, work=tmp_path / "other")))
+    pinned = replace(north, policy=Policy(receivers=(f"harbour {found.fingerprint}",)))
+    with pytest.raises(Declined, match="north: policy line 'receivers' names other keys of harbour than SHA256:"):
+        outbound.check_receiver(pinned, "harbour", other.fingerprint)
+
+
+def test_the_target_witnesses_the_senders_log(small, both, tmp_path):
+    """The header's head is a line of the target's own log, so that who seals cannot write its log anew unnoticed."""
+    shutil.copytree(both["target"][0] / "sites", tmp_path / "sites")
+    record = next(p for p in (both["target"][0] / "server/sealed").glob("*/made.json") if "north" in p.read_text())
+    facts, key = json.loads(record.read_text()), record.parent.name
+    logs = {name: audit.Log(tmp_path / f"{name}.jsonl", keys.new_signing(), name) for name in ("north", "harbour")}
+    path = small / "target.toml"
+    sites = {name: config.from_campaign(path, name, work=tmp_path / "sites" / name) for name in SITES}
+    told = {name: correspondence.told(site) for name, site in sites.items()}
+    described = {name: (1, tuple(site.data.labels)) for name, site in sites.items()}
+    net = ground.divide(plan.read(path), described)["north"]
+    found = wire.read(sites["north"].work / "contributions" / f"{key}.safetensors")
+
+    def answer(kind, name, task, **payload):
+        service = Service(lambda: sites[name], log=logs[name])
+        return service.answer(kind, Letter(tasks.to_table(task), payload, to=name)).payload
+
+    for _ in range(2):  # the second time there is a line before it
+        shutil.rmtree(sites["north"].work / "sealed", ignore_errors=True)
+        seal = tasks.Seal("small", facts["run"], key, "contribution", "harbour", net, told["harbour"])
+        sealed = answer("query.seal", "north", seal)
+    asked = tasks.Open(
+        "small", facts["run"], "north", key, facts["digest"], net, found.ancestor, found.parent, "sampled",
+        keys=told["north"],
+    )  # fmt: skip
+    answer("query.open", "harbour", asked, **sealed)
+    witnessed = audit.witnessed(logs["north"].path, logs["harbour"].path, "north")
+    assert (witnessed.heads, witnessed.missing) == (1, ())
+    logs["north"].path.write_text(logs["north"].path.read_text().splitlines(keepends=True)[0])  # the rest is cut off
+    assert len(audit.witnessed(logs["north"].path, logs["harbour"].path, "north").missing) == 1
+
+
+def test_a_withdrawal_finds_what_nobody_can_read(small, both, tmp_path):
+    """Sealed files of the site go, and what was trained from it is named by digest."""
+    home = tmp_path / "runs/one"
+    shutil.copytree(both["target"][0], home / "out")
+    shutil.copy(small / "target.toml", home / "campaign.toml")
+    found = withdrawal.look(tmp_path / "runs", "north")
+    assert {one.path.name for one in found.taken} == {
+        "made.json", "contribution-harbour.sealed", "body-south.sealed", "contribution-south.sealed",
+    }  # fmt: skip
+    kinds = {(heir.kind, heir.what) for heir in found.heirs}
+    assert ("contribution", "of south, trained from it") in kinds
+    assert ("fine-tuned model", "t-imm-seed0-chain0-n2") in kinds
+
+
+@pytest.mark.parametrize(
+    ("head", "methods", "words"),
+    [
+        ('fit = "far"', "t-imm", "fit = 'far' merges at the server"),
+        ("", "fedavg", "fedavg averages at the server, and with trust = 'target'"),
+    ],
+)
+def test_what_needs_a_server_that_reads_is_refused_by_the_plan(small, head, methods, words):
+    """Before anybody has trained."""
+    path = campaign(small, name="refused.toml", head=f'trust = "target"\nmethods = ["{methods}"]\n{head}')
+    with pytest.raises(ConfigError, match=words):
+        plan.read(path)

@@ -9,7 +9,8 @@ from sites import wording
 from sites.records import FISHER, OPEN, REUSE, Data, Policy, Site
 
 DIFFERENT = {
-    **{key: [(), ("a",), ("a", "b"), None] for key in ("roles", "campaigns", "nets", "labels")},
+    **{key: [(), ("a",), ("a", "b"), None] for key in ("roles", "campaigns", "nets", "labels", "receivers")},
+    "trust": [(), ("server",), ("target", "group"), None],
     **{key: [False, True] for key in ("weights", "metrics", "per_case_metrics", "receive_fused", "release_finetuned")},
     **{key: [0, 1, 2000, None] for key in ("max_contributions", "max_bytes")},
     "min_cases": [1, 20],
@@ -51,7 +52,7 @@ def site(policy, role="source"):
 def test_the_strictest_policy_stands_in_its_own_way_by_these_keys():
     """A source needs them all, a target needs no line about contributions; an open policy has no obstacle."""
     lists = {"roles", "campaigns", "nets", "labels"}
-    assert wording.obstacles(site(Policy())).keys() == lists | {"weights", "max_contributions", "max_bytes"}
+    assert wording.obstacles(site(Policy())).keys() == lists | {"trust", "weights", "max_contributions", "max_bytes"}
     assert wording.obstacles(site(Policy(), "target")).keys() == lists
     assert wording.obstacles(site(OPEN)) == {}
 

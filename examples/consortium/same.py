@@ -1,5 +1,6 @@
 """The same campaign in one process: its file out of the hospitals' own files, and whether the numbers are the same.
 
+    python same.py trust MODE CAMPAIGN.toml > plan.toml
     python same.py campaign CAMPAIGN.toml HOME HOME HOME > simulated.toml
     python same.py compare OUT OUT
 
@@ -12,6 +13,13 @@ import tomllib
 from pathlib import Path
 
 import tomli_w
+
+
+def with_trust(mode, plan):
+    """The coordinator's plan with another answer to who can read contributions, as TOML."""
+    table = tomllib.loads(plan.read_text())
+    table["campaign"]["trust"] = mode
+    return tomli_w.dumps(table)
 
 
 def campaign(plan, homes):
@@ -37,6 +45,11 @@ def numbers(out):
     return {"rows": rows, "ratios": found["ratios"], "forgetting": found["forgetting"]}
 
 
+def sealed(out):
+    """Whether nobody but the target could read a contribution, so that its ratios are at the target."""
+    return json.loads((out / "results.json").read_text())["campaign"]["campaign"]["trust"] != "server"
+
+
 def compare(deployed, simulated):
     """End with 1 and the first difference where two runs have not the same numbers.
 
@@ -51,7 +64,12 @@ def compare(deployed, simulated):
             if x != y:
                 sys.exit(f"{part} differ:\n  {x}\n  {y}")
     points = sum(len(row["curve"]) for row in a["rows"])
-    if not a["rows"] or not points or not a["ratios"] or any(row["status"] != "ok" for row in a["rows"]):
+    if (
+        not a["rows"]
+        or not points
+        or bool(a["ratios"]) == sealed(deployed)
+        or any(row["status"] != "ok" for row in a["rows"])
+    ):
         sys.exit(f"{deployed}: expected rows with curves and ratios, all ok, got {a}")
     print(
         f"the same to the last digit: {len(a['rows'])} rows with {points} points of their curves, "
@@ -62,7 +80,9 @@ def compare(deployed, simulated):
 if __name__ == "__main__":
     word, *given = sys.argv[1:]
     paths = [Path(name) for name in given]
-    if word == "campaign":
+    if word == "trust":
+        sys.stdout.write(with_trust(given[0], paths[1]))
+    elif word == "campaign":
         sys.stdout.write(campaign(paths[0], paths[1:]))
     else:
         compare(*paths)

@@ -94,7 +94,8 @@ def merged(parts: Sequence[tuple[str, Results]]) -> Results:
     Args:
         parts: (arm, results of one of its runs), at least one; all of one measure.
     """
-    lists = ("rows", "ratios", "forgetting", "traffic", "left_out", "changes", "choices", "privacy")
+    lists = ("rows", "ratios", "forgetting", "traffic", "left_out", "changes", "choices", "privacy", "admissions",
+             "leave_one_out")  # fmt: skip
     together: Results = {**parts[0][1], **{key: [] for key in lists}}
     for arm, found in parts:
         for key in lists:

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fedmerge import figures, whole
+from fedmerge import figures, leaving, whole
 from fedmerge.bench import pictures, summary
 from fedmerge.bench.gather import Bench, choices, reference_of
 from fedmerge.bench.legend import legend, samples
@@ -42,6 +42,7 @@ def html(bench: Bench, cases: Figure | None = None) -> str:
         _figures(bench),
         _samples(bench, cases) if cases is not None else "",
         _choices(bench),
+        _leaving(bench),
         _traffic(bench),
         _section("How to read this", "".join(f"<p>{sentence}</p>" for sentence in legend(bench))),
         _section("The suite as it ran", f"<pre>{escape(suite.text)}</pre>", folded=True),
@@ -187,6 +188,12 @@ def _choices(bench: Bench) -> str:
     """What methods chose that choose among candidates, and how often."""
     rows = [[method, chosen, str(cases), str(count)] for method, cases, chosen, count in choices(bench.results)]
     return _section("What was chosen", _table(["method", "chose", "cases", "runs"], rows, left=2)) if rows else ""
+
+
+def _leaving(bench: Bench) -> str:
+    """What the sources do in each merge."""
+    names, rows = leaving.table(bench.results)
+    return _section("Merges without one of their sources", _table(names, rows, left=3), folded=True) if rows else ""
 
 
 def _traffic(bench: Bench) -> str:

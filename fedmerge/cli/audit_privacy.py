@@ -16,8 +16,9 @@ from fedmerge.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from fedmerge.privacy.inversion import Likeness
     from server.plan import Plan
-    from sites.attack import Audit, Drawn, Finding, Recipe
+    from sites.attack import Audit, Drawn, Recipe
     from sites.records import Site
+    from sites.scores import Finding
 
 FORMAT = "fedmerge-privacy-audit/1"
 HEADING = ("attack", "members", "others", "AUC (95 %)", "TPR at 1 % FPR (95 %)", "verdict")

@@ -39,6 +39,7 @@ class Method:
         wise_ft: the model ends halfway between the fine-tuning's start and its end.
         ema: the fine-tuning's weights are averaged on the way.
         only: of all sources, those that are merged, or that a chain is made of; empty: every one.
+        admit: whether the target's validation cases say which sources' models are merged.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Method:
     wise_ft: bool = False
     ema: bool = False
     only: tuple[str, ...] = ()
+    admit: bool = False
 
     @property
     def way(self) -> str:
@@ -111,6 +113,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "merge-norm": {"norms": "merged"},
     "wise-ft": {"wise_ft": True},
     "ema": {"ema": True},
+    "admit": {"admit": True},
 }
 
 
@@ -204,6 +207,8 @@ def _with(found: Method, option: str, name: str) -> Method:
         raise ConfigError(f"method '{name}': norm parameters are merged where models are, by mean or mode")
     if option == "merge-norm" and found.fits:
         raise ConfigError(f"method '{name}': norm parameters train while ratios are fitted, and cannot be merged too")
+    if option == "admit" and found.sources != "all":
+        raise ConfigError(f"method '{name}': no sources' models are merged, so none has to be admitted")
     changed = replace(found, **OPTIONS[option])
     if changed.heads == "stitched" and not changed.fits:
         changed = replace(changed, warm_up=False)  # stitched heads are trained: there is nothing to warm up

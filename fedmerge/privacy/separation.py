@@ -1,7 +1,7 @@
 """How well a score tells the patients that a model was trained on from others.
 
-By the area under the ROC curve, by the true-positive rate at a small false-positive rate (Carlini et al., 2022: what an
-average hides), and by the epsilon that a mechanism must have had at least.
+By the area under the ROC curve, and by the true-positive rate at a small false-positive rate (Carlini et al., 2022:
+what an average hides). The epsilon that a mechanism must have had at least is in `lower_bound`.
 
     >>> found = roc([3.0, 2.5, 2.0, 0.5], [1.0, 0.9, 0.8, 0.7])
     >>> found.auc, found.tpr, found.least_fpr
@@ -53,16 +53,6 @@ class Roc:
     others: int
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What an attack said at one threshold: members found and missed, others taken for members and not."""
-
-    tp: int
-    fn: int
-    fp: int
-    tn: int
-
-
 def roc(members: ArrayLike, others: ArrayLike, *, rate: float = 0.01, confidence: float = 0.95) -> Roc:
     """The ROC curve's area, and its point at a small false-positive rate.
 
@@ -75,7 +65,7 @@ def roc(members: ArrayLike, others: ArrayLike, *, rate: float = 0.01, confidence
     Raises:
         DataError: no member, no other, or a score that is not a number.
     """
-    inside, outside = _scores(members, "members"), _scores(others, "others")
+    inside, outside = checked(members, "members"), checked(others, "others")
     m, n = len(inside), len(outside)
     ordered = np.sort(outside)
     below = np.searchsorted(ordered, inside, "left") + np.searchsorted(ordered, inside, "right")
@@ -129,62 +119,16 @@ def clopper_pearson(hits: int, trials: int, confidence: float = 0.95) -> tuple[f
     >>> [round(end, 4) for end in clopper_pearson(0, 10)]
     [0.0, 0.3085]
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     half = (1 - confidence) / 2
-    low = 0.0 if hits == 0 else float(beta.ppf(half, hits, trials - hits + 1))
-    high = 1.0 if hits == trials else float(beta.ppf(1 - half, hits + 1, trials - hits))
+    low = 0.0 if hits == 0 else float(betaincinv(hits, trials - hits + 1, half))
+    high = 1.0 if hits == trials else float(betaincinv(hits + 1, trials - hits, 1 - half))
     return low, high
 
 
-def counts(members: ArrayLike, others: ArrayLike, threshold: float) -> Counts:
-    """What the attack says that calls a score above the threshold a member's."""
-    inside, outside = _scores(members, "members") > threshold, _scores(others, "others") > threshold
-    return Counts(int(inside.sum()), int((~inside).sum()), int(outside.sum()), int((~outside).sum()))
-
-
-def best_threshold(members: ArrayLike, others: ArrayLike, delta: float = 0.0) -> float:
-    """The threshold with the highest lower bound on epsilon on these scores; count on other ones than these."""
-    middle = np.unique(np.concatenate([_scores(members, "members"), _scores(others, "others")]))
-    tried = (middle[1:] + middle[:-1]) / 2 if len(middle) > 1 else middle
-    bounds = []
-    for threshold in tried:
-        told = counts(members, others, float(threshold))
-        bounds.append(epsilon_lower_bound(told.tp, told.fn, told.fp, told.tn, delta))
-    return float(tried[int(np.argmax(bounds))])
-
-
-def epsilon_lower_bound(tp: int, fn: int, fp: int, tn: int, delta: float, confidence: float = 0.95) -> float:
-    """The epsilon that an (epsilon, delta)-private mechanism must have at least, by an attack's successes.
-
-    Privacy asks TPR <= e^epsilon FPR + delta and TNR <= e^epsilon FNR + delta (Kairouz et al., 2015). Of the two rates
-    the ends of Clopper-Pearson intervals are taken that speak against the attack, together at the confidence asked for
-    (Jagielski et al., 2020; Nasr et al., 2021).
-
-    Args:
-        tp: members called members. Each count is of independent runs of the mechanism, or of a canary in each of them,
-            and the attack's threshold was chosen on other data.
-        fn: members missed.
-        fp: others called members.
-        tn: others not called so.
-        delta: of the privacy claimed.
-        confidence: of the bound, one-sided.
-
-    Raises:
-        DataError: no member or no other was tried.
-    """
-    if tp + fn == 0 or fp + tn == 0:
-        raise DataError("an attack's epsilon expected members and others, got none of one kind")
-    tpr = clopper_pearson(tp, tp + fn, confidence)[0]  # two tails of (1 - confidence) / 2 each
-    fpr = clopper_pearson(fp, fp + tn, confidence)[1]
-    bounds = [0.0]
-    for good, bad in ((tpr, fpr), (1 - fpr, 1 - tpr)):
-        if good > delta:
-            bounds.append(math.log((good - delta) / bad))
-    return max(bounds)
-
-
-def _scores(values: Any, who: str) -> Array:  # noqa: ANN401 - whatever numpy reads, or a tensor
+def checked(values: Any, who: str) -> Array:  # noqa: ANN401 - whatever numpy reads, or a tensor
+    """Scores as float64 (N,); a DataError where there is none, or where one is not a number."""
     scores = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values, np.float64).ravel()
     if not len(scores) or np.isnan(scores).any():
         raise DataError(f"{who}: expected at least one score, all of them numbers, got {scores[:3].tolist()}")

@@ -22,6 +22,7 @@ WHY = {
     "query.describe": "who is there, with how many cases and which labels",
     "query.receive": "a later task needs it",
     "train.contribute": "training on this site's cases, for the consortium",
+    "train.admit": "trying which sources' models to merge, on the target's cases",
     "train.adapt": "fitting the mixing ratios on the target's cases",
     "train.pull": "one step of fitting the mixing ratios",
     "train.finetune": "training the merged model on at the target",

@@ -227,6 +227,11 @@ def fingerprint(data: bytes) -> str:
     return "SHA256:" + "-".join(letters[i : i + 4] for i in range(0, len(letters), 4))
 
 
+def pair_fingerprint(signing: str, sealing: str) -> str:
+    """The fingerprint of a site's two keys together, each as `public_text` writes it."""
+    return fingerprint(f"{signing}\n{sealing}".encode())
+
+
 def same_fingerprint(one: str, other: str) -> bool:
     """Whether two fingerprints are equal, whatever their case, spaces, dashes and prefix."""
     plain = [re.sub(r"[^A-Z2-7]", "", text.upper().strip().removeprefix("SHA256:")) for text in (one, other)]
