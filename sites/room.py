@@ -41,7 +41,7 @@ def needed_bytes(role: str, load: Load, maps_bytes: int = 0) -> int:
     """
     whole = FLOAT * load.parameters
     checkpoint = 4 * whole  # weights, AdamW's two moments, the best weights so far
-    if role == "source":  # a chain: where it starts, the contribution (weights and Fisher), the same on its way out
+    if role == "source":  # a chain: where it starts, weights and Fisher, and a copy on its way out, sealed or not
         return load.chains * (whole + 2 * whole + 2 * whole + checkpoint)
     received = whole + load.chains * load.sources * 2 * whole
     # a row: the adapted and the fine-tuned model, a checkpoint, the predictions
