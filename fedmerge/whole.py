@@ -1,5 +1,6 @@
-"""Files that are absent, old or whole, also where the machine stops or the disk is full in between."""
+"""Files that are absent, old or whole, also where the machine stops, the disk is full, or two want to make them."""
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -46,3 +47,19 @@ def write(path: Path, data: bytes | str | Iterator[bytes]) -> None:
     with writing(path) as file:
         data = data.encode() if isinstance(data, str) else data
         file.writelines(data if isinstance(data, Iterator) else [data])
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Only one at a time, of threads and processes, is in the block for this path, whether or not the file is there.
+
+    Args:
+        path: the file; beside it, in a folder that is made where it is missing, stays an empty one for the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # and with it the lock goes

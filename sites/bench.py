@@ -15,7 +15,8 @@ from sites import cases, importance, predict
 from sites.config import Site
 from sites.inbound import Declined
 from sites.parts import received
-from sites.source import build, parts, validator
+from sites.source import parts
+from sites.trainer import build, validator
 
 
 class Unstitched(Declined):

@@ -134,10 +134,11 @@ def open_to(
     return out
 
 
-def forget(site: Site) -> None:
+def forget(asked: tasks.Contribute, opened: Payload) -> None:
     """Throw away what was opened for a training that is over."""
-    for path in (site.work / "opened").glob("*"):
-        path.unlink(missing_ok=True)
+    for name in asked.sealed:
+        if isinstance(path := opened.get(name), Path):
+            path.unlink(missing_ok=True)
 
 
 def _body(net: tasks.Net) -> set[str]:

@@ -11,7 +11,7 @@ from fedmerge.fusion import leaving
 from server import inprocess
 from server import plan as plans
 from server.app import app as server_app
-from sites import admission, config, source
+from sites import admission, config, source, trainer
 from sites.app import app as client_app
 
 BAD = "t-imm+admit,t-imm:north,mean+stitch+admit,mean:north+stitch"
@@ -127,7 +127,7 @@ def test_without_a_source_of_two_the_adapted_net_has_the_others_filters(folder, 
     )
     plan, site = plans.read(folder / "clean.toml"), config.from_campaign(folder / "clean.toml", "harbour", work=folder)
     held = source.parts(site, plan.patch, seed=0, target_cases=2)["validate"]
-    score = source.validator(site, held, plan.measure, plan.precision)
+    score = trainer.validator(site, held, plan.measure, plan.precision)
     net = nets.build(plan.net, in_channels=1, out_channels=2, seed=0)
     for gone, other in (("north", "south"), ("south", "north")):
         (left,) = [c for p in (folder / "clean/server/contributions").iterdir() if (c := wire.read(p)).site == other]

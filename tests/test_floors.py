@@ -73,6 +73,7 @@ FLOORS = {
     "sites.service": 4,
     "sites.simulation": 4,
     "sites.source": 4,
+    "sites.trainer": 4,
     "sites.bench": 4,
     "sites.leaving": 4,
     "sites.admission": 4,

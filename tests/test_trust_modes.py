@@ -7,6 +7,8 @@ import pytest
 from agents import apart
 from deployed import Deployment, until
 from made_groups import SIX, consortium, plan
+from small import campaign
+from small import hospitals as small
 from test_campaign import run
 from test_flower import both
 
@@ -67,6 +69,15 @@ def test_the_same_campaign_runs_in_every_mode(here):
 def test_flowers_runtime_has_the_numbers_of_one_process(hospitals, mode, tmp_path):
     """Rows are equal to the last digit."""
     (near, far), _ = both(tmp_path, file(hospitals, mode), METHODS, nodes=7)
+    assert near["rows"] == far["rows"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trust", ["server", "target"])
+def test_so_has_a_chain_that_does_not_forget(trust, tmp_path):
+    """Bodies and whole contributions go from site to site, in the clear or sealed."""
+    path = campaign(small(tmp_path / "hospitals"), name=f"{trust}.toml", head=f'trust = "{trust}"')
+    (near, far), _ = both(tmp_path, path, "t-imm,ewc,lwf+stitch,auto")
     assert near["rows"] == far["rows"]
 
 
