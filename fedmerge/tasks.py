@@ -240,10 +240,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class Receive:
-    """Weights for later tasks, in the payload by digest; the answer lists what is there now."""
+    """Weights for later tasks, in the payload by digest; the answer lists what is there now.
+
+    With `vouched` it lists of these only what the site has unsealed, summed up or trained itself.
+    """
 
     digests: tuple[str, ...]
     campaign: str = ""
+    vouched: bool = False
 
 
 @dataclass(frozen=True)

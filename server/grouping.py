@@ -152,7 +152,7 @@ def _brought(ground: Ground, one: Whole) -> Generator[Ask, Answer, str]:
 def deliver(ground: Ground, target: str, chain: int, made: Sequence[tuple[str, Made]]) -> Conversation:
     """Bring a sum again whose model is not at the target any more."""
     for name, one in made:
-        asked = {"digests": [one.name], "campaign": ground.plan.name}
+        asked = {"digests": [one.name], "campaign": ground.plan.name, "vouched": True}
         answer = yield Ask(target, "query.receive", asked, what="roll call")
         if one.name in tasks.from_table(tasks.Receive, answer.task, target).digests:
             continue

@@ -159,7 +159,7 @@ def _taken(ground: Ground, made: Made, task: tasks.Seal, answer: Answer, path: P
 def deliver(ground: Ground, target: str, chain: int, made: Sequence[tuple[str, Made]]) -> Conversation:
     """Bring to a target what is sealed to it, as far as it is not there; then ask whose weights moved too far."""
     for _, one in made:
-        asked = {"digests": [one.name], "campaign": ground.plan.name}
+        asked = {"digests": [one.name], "campaign": ground.plan.name, "vouched": True}
         answer = yield Ask(target, "query.receive", asked, what="roll call")
         if one.name in tasks.from_table(tasks.Receive, answer.task, target).digests:
             continue

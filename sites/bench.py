@@ -11,7 +11,7 @@ from fedmerge.errors import NetError
 from fedmerge.fusion import mixing, recipe
 from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
-from sites import cases, importance, predict
+from sites import cases, importance, predict, vouched
 from sites.config import Site
 from sites.inbound import Declined
 from sites.parts import received
@@ -59,6 +59,7 @@ class Bench:
             (body,) = row.digests
             _overlay(self.net, wire.open_params(received(self.site, body), site=self.site.name))
             return
+        vouched.check(self.site, row)
         given = [_contribution(self.site, name) for name in row.digests]
         kept = {
             "norms": row.net.norms if method.norms == "kept" else (),

@@ -4,16 +4,15 @@ What is good lies in `received` as if the server had brought it in the clear, an
 it: the distance is measured here, and only whose weights went too far is told.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmerge import acceptance, distance, params, parts, tasks, whole, wire
+from fedmerge import acceptance, distance, params, parts, tasks, wire
 from fedmerge.errors import Refused
 from fedmerge.params import Params
 from fedmerge.privacy import envelope
-from sites import sealing
+from sites import sealing, vouched
 from sites.inbound import DIGEST, Declined
 from sites.parts import received
 from sites.records import Site
@@ -40,7 +39,7 @@ def open_one(
         plain.unlink(missing_ok=True)
         raise Declined(f"{site.name}: {error}") from None
     path = received(site, asked.digest)
-    whole.write(_beside(path), json.dumps({"site": asked.site, "run": asked.run, "change": moved}).encode())
+    vouched.keep(site, asked.digest, asked.site, moved)
     plain.replace(path)
     return tasks.to_table(tasks.Opened(asked.digest))
 
@@ -93,14 +92,10 @@ def judge(site: Site, task: dict[str, Any]) -> dict[str, Any]:
     for name, digest in asked.models.items():
         if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
             raise Declined(f"{site.name}: the task's models expected digests, got {str(digest)[:80]!r}")
-        path = _beside(received(site, digest))
-        if not path.exists():
-            raise Declined(f"{site.name}: expected the weights {digest[:15]} to have come before this task")
-        if (moved := json.loads(path.read_text(encoding="utf-8"))["change"]) is not None:
-            changes[name] = moved
+        facts = vouched.of(site, digest)
+        if facts is None or facts["site"] != name:
+            raise Declined(f"{site.name}: expected the sealed weights {digest[:15]} of {name:.80} before this task")
+        if facts["change"] is not None:
+            changes[name] = facts["change"]
     beyond = [name for name, ratio in distance.times(changes).items() if ratio > asked.max_change]
     return tasks.to_table(tasks.Judged(tuple(beyond), tuple(changes)))
-
-
-def _beside(path: Path) -> Path:
-    return path.with_suffix(".json")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge import devices, params, partition, tasks, training, whole, wire
-from sites import budget, cases, correspondence, outbound, predict, private, sealing, trainer
+from sites import budget, cases, correspondence, outbound, predict, private, sealing, trainer, vouched
 from sites.cases import Loaded
 from sites.config import Site
 from sites.inbound import Declined
@@ -90,9 +90,8 @@ def pooled(site: Site, sources: list[Site], task: dict[str, Any], payload: Paylo
     together = [case for source in sources for case in parts(source, asked.net.patch)["train"]]
     answer, left = _train(site, asked, payload, together, [], "pooled")
     if asked.trust != "server":  # it is here already, and needs no seal
-        path = received(site, answer["digest"])
-        if not path.exists():
-            whole.write(path, sealing.kept(site, asked.key).read_bytes())
+        vouched.keep(site, answer["digest"], "pooled")
+        whole.write(received(site, answer["digest"]), sealing.kept(site, asked.key).read_bytes())
     return answer, left
 
 

@@ -17,7 +17,7 @@ from fedmerge.errors import ConfigError, Refused
 from fedmerge.privacy import ledger, masking
 from fedmerge.privacy.hello import Agreed
 from fedmerge.trust import keys
-from sites import masks, outbound
+from sites import masks, outbound, vouched
 from sites.inbound import Declined
 from sites.parts import received
 from sites.records import Site
@@ -65,6 +65,7 @@ def open_sum(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, An
         if isinstance(came, bytes):
             path.unlink(missing_ok=True)
     name = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    vouched.keep(site, name, agreed.group)
     whole.write(received(site, name), data)
     return tasks.to_table(tasks.Opened(name))
 

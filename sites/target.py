@@ -11,7 +11,7 @@ from fedmerge import params, parts, tasks, training, whole, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import fitting
 from fedmerge.params import Params
-from sites import finishing, keeping, leaving, near, outbound
+from sites import finishing, keeping, leaving, near, outbound, vouched
 from sites.bench import Bench, card
 from sites.config import Site
 from sites.inbound import Declined
@@ -42,7 +42,8 @@ def receive(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any
             else:
                 whole.write(received(site, name), data)
     _make_room(site, asked.digests)
-    return tasks.to_table(tasks.Receive(tuple(n for n in asked.digests if received(site, n).exists())))
+    there = [n for n in asked.digests if (vouched.of(site, n) if asked.vouched else received(site, n).exists())]
+    return tasks.to_table(tasks.Receive(tuple(there)))
 
 
 def _make_room(site: Site, wanted: tuple[str, ...]) -> None:

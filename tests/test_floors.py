@@ -74,6 +74,7 @@ FLOORS = {
     "sites.simulation": 4,
     "sites.source": 4,
     "sites.trainer": 4,
+    "sites.vouched": 4,
     "sites.bench": 4,
     "sites.leaving": 4,
     "sites.admission": 4,

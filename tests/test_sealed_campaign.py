@@ -14,11 +14,15 @@ from fedmerge.errors import CampaignStopped, ConfigError
 from fedmerge.transport import Letter
 from fedmerge.trust import audit, keys
 from server import ground, holding, plan, withdrawal
-from sites import config, correspondence, outbound
+from sites import config, correspondence, outbound, vouched
 from sites.inbound import Declined
 from sites.records import OPEN, Policy, Site
 from sites.service import Service
 
+ROW = tasks.Row(
+    key="", label="", campaign="", method={}, net=None, channels=(), sources=(), digests=(), ancestor="", seed=0,
+    net_seed=0, target_cases=2, ratios="", adapt=None, logits_lr=0.0, finetune={}, threads=1,
+)  # fmt: skip
 METHODS = "mean,imm-mode,t-imm,transfer:north,lwf+stitch"
 
 
@@ -166,6 +170,34 @@ def test_a_source_seals_only_for_whom_its_policy_names(small, tmp_path):
                 run(path, tmp_path / f"{trust}-{schedule}", "mean")
         else:
             assert run(path, tmp_path / f"{trust}-{schedule}", "mean")["rows"]
+
+
+def test_a_row_takes_in_no_model_that_a_server_could_have_made(small, both, tmp_path):
+    """What came in the clear is refused in a sealed row, and so is one source's model under another one's name."""
+    shutil.copytree(both["target"][0] / "sites/harbour", tmp_path / "harbour")
+    harbour = config.from_campaign(small / "target.toml", "harbour", work=tmp_path / "harbour")
+    digests = {facts["site"]: path.stem for path in (tmp_path / "harbour/received").glob("*.json")
+               if (facts := json.loads(path.read_text()))}  # fmt: skip
+    names = {site: f"sha256:{stem}" for site, stem in digests.items()}
+
+    def row(trust, **models):
+        return replace(ROW, trust=trust, sources=tuple(models), digests=tuple(models.values()))
+
+    vouched.check(harbour, row("target", **names))
+    (tmp_path / "harbour/received" / f"{digests['north']}.json").unlink()  # as if it had come in the clear
+    with pytest.raises(Declined, match=r"harbour: expected a model that north has sealed .* came in the clear"):
+        vouched.check(harbour, row("target", **names))
+    vouched.check(harbour, row("server", **names))
+    with pytest.raises(Declined, match=r"harbour: expected a model that north has sealed .* is of south"):
+        vouched.check(harbour, row("target", north=names["south"]))
+
+
+def test_a_campaign_in_the_clear_before_it_changes_nothing(small, both, tmp_path):
+    """The target has the same models already, and has them brought again, sealed."""
+    run(campaign(small, name="first.toml", head='trust = "server"'), tmp_path, "mean")
+    shutil.rmtree(tmp_path / "server")
+    results = run(campaign(small, name="second.toml", head='trust = "target"'), tmp_path, METHODS)
+    assert bare(results)["rows"] == bare(both["target"][1])["rows"]
 
 
 def test_keys_that_a_policy_has_pinned_are_the_only_ones_that_are_sealed_to(tmp_path):
