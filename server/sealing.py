@@ -14,7 +14,7 @@ from typing import Any
 
 from fedmerge import acceptance, tasks, whole
 from fedmerge.container import parse
-from fedmerge.errors import Refused
+from fedmerge.errors import Absent, CampaignStopped, Refused
 from fedmerge.privacy import envelope, seal
 from fedmerge.trust import keys
 from server import wanted
@@ -86,7 +86,8 @@ def _train(ground: Ground, task: tasks.Contribute, job: Job, record: Path) -> Co
         "epoch": ground.epoch,
         "keys": {made.site: ground.sites[made.site].keys for made in looked_at.values()},
     }
-    answer = yield Ask(job.site, job.kind, asked, payload, "training")
+    letters = [path for name, path in payload.items() if name in sealed and isinstance(path, Path)]
+    answer = yield from _or_anew(Ask(job.site, job.kind, asked, payload, "training"), letters)
     told = tasks.from_table(tasks.Trained, answer.task, job.site)
     if "" in (told.digest, told.body) and (ground.plan.trust == "target" or job.who == POOLED):
         raise Refused(f"{job.site}: expected the digests of what it has trained, got none")
@@ -94,6 +95,18 @@ def _train(ground: Ground, task: tasks.Contribute, job: Job, record: Path) -> Co
     log.info("%s: trained %d steps on %d cases in %.1f s", job.who, told.steps, told.cases, told.seconds)
     facts = {"site": job.who, "digest": told.digest, "body": told.body, "parent": task.parent, "run": ground.run}
     whole.write(record, json.dumps(facts).encode())
+
+
+def _or_anew(ask: Ask, letters: Sequence[Path]) -> Generator[Ask, Answer, Answer]:
+    """Ask; where the site fails, the sealed files that it was brought are made anew next time: its keys may be new."""
+    try:
+        return (yield ask)
+    except Absent:
+        raise
+    except CampaignStopped:
+        for path in letters:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def letter(ground: Ground, made: Made, what: str, receiver: str) -> Generator[Ask, Answer, Path]:
@@ -109,7 +122,7 @@ def letter(ground: Ground, made: Made, what: str, receiver: str) -> Generator[As
         CampaignStopped: the source is absent, or failed.
         Refused: it declined, or what it sent was refused twice.
     """
-    path = made.path / f"{what}-{receiver}.sealed"
+    path = _place(made, what, receiver)
     if path.exists() and (path in ground.fetched or ground.sites[made.site].reuse != "never"):
         return path
     known = _stays(made)
@@ -134,6 +147,10 @@ def letter(ground: Ground, made: Made, what: str, receiver: str) -> Generator[As
                 raise
             log.warning("%s; asked once more", error)
     raise AssertionError  # the last attempt returns or raises
+
+
+def _place(made: Made, what: str, receiver: str) -> Path:
+    return made.path / f"{what}-{receiver}.sealed"
 
 
 def _taken(ground: Ground, made: Made, task: tasks.Seal, answer: Answer, path: Path) -> Path:
@@ -166,7 +183,8 @@ def deliver(ground: Ground, target: str, chain: int, made: Sequence[tuple[str, M
         if one.site == POOLED:
             raise Refused(f"{target}: what it trained for 'pooled' is not there any more; run the campaign anew")
         path = yield from letter(ground, one, envelope.CONTRIBUTION, target)
-        yield Ask(target, "query.open", tasks.to_table(_open(ground, one)), {"sealed": path}, "contribution")
+        opening = Ask(target, "query.open", tasks.to_table(_open(ground, one)), {"sealed": path}, "contribution")
+        yield from _or_anew(opening, [_place(one, envelope.CONTRIBUTION, target) for _, one in made])
     ways: dict[str, dict[str, Made]] = {}
     for name, one in made:
         if one.site != POOLED:

@@ -11,11 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from fedmerge import params, parts, tasks, whole, wire
 from fedmerge.container import canonical
 from fedmerge.errors import SealError
 from fedmerge.privacy import envelope, seal
 from fedmerge.privacy.header import Facts, Header
+from fedmerge.trust import keys as keys_of
 from fedmerge.trust.audit import NOTHING
 from sites import correspondence, outbound
 from sites.inbound import Declined
@@ -69,13 +72,13 @@ def seal_to(site: Site, task: dict[str, Any], head: str = "") -> tuple[dict[str,
         data = wire.params_to_bytes(params.split(wire.read(path, site=site.name).weights, _body(asked.net))[0])
     digest = f"sha256:{parts.digest(data)}"
     facts = envelope.facts(asked.run, asked.key, asked.what, site.name, asked.receiver, asked.net)
-    out = site.work / "sealed" / f"{_name(facts, digest)}.sealed"
+    own = correspondence.own(site)
+    out = site.work / "sealed" / f"{_name(facts, digest, receiver.fingerprint, own.signing)}.sealed"
     if not out.exists():
         plain = data if isinstance(data, Path) else out.with_suffix(f".{secrets.token_hex(4)}.plain")
         try:
             if isinstance(data, bytes):
                 whole.write(plain, data)
-            own = correspondence.own(site)
             seal.seal_file(plain, out, facts, head or NOTHING, own.signing, receiver.sealing)
         finally:
             if plain != data:
@@ -145,8 +148,10 @@ def _body(net: tasks.Net) -> set[str]:
     return {*net.fusable, *net.norms}
 
 
-def _name(facts: Facts, digest: str) -> str:
-    return hashlib.sha256(canonical([vars(facts), digest]).encode()).hexdigest()[:24]
+def _name(facts: Facts, digest: str, receiver: str, signing: Ed25519PrivateKey) -> str:
+    """The name of a sealed file: of all that it depends on, keys too, which a site may get anew."""
+    every = [vars(facts), digest, receiver, keys_of.public_text(signing.public_key())]
+    return hashlib.sha256(canonical(every).encode()).hexdigest()[:24]
 
 
 def _make_room(folder: Path) -> None:

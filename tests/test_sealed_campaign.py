@@ -136,6 +136,16 @@ def test_a_relay_that_changes_what_it_carries_is_found_out_and_leaves_nothing_op
     assert not list((tmp_path / "sites/harbour/opened").glob("*"))
 
 
+def test_a_target_with_new_keys_gets_everything_sealed_anew(small, tmp_path):
+    """What was sealed to its old keys stops the campaign once; the next start has it sealed to the new ones."""
+    path, _ = mean_of(small, tmp_path)
+    for key in (tmp_path / "sites/harbour/keys").iterdir():
+        key.unlink()
+    with pytest.raises(CampaignStopped, match="the sealed file could not be opened"):
+        run(path, tmp_path, "mean")
+    assert run(path, tmp_path, "mean")["rows"]
+
+
 def test_what_is_sealed_is_checked_by_the_target_as_an_honest_server_would(small, tmp_path):
     """Weights that went thirty times as far are held, by the target's measure and without a number."""
     path = three_sources(small, "wild.toml", 'trust = "target"\nschedule = "parallel"\nmax_change = 5.0')
