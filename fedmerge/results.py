@@ -182,10 +182,20 @@ def to_json(results: Mapping[str, Any]) -> str:
         DataError: as `validate`, or something in it is no JSON.
     """
     validate(results)
+    results = {**results, "campaign": _sayable(results["campaign"])}
     try:
         return json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise DataError(f"results: expected only what JSON can say, got {error}") from None
+
+
+def _sayable(value: Any) -> Any:  # noqa: ANN401 - whatever TOML can hold
+    """The same with texts for infinities, which a policy's `epsilon` may be and JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _sayable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sayable(one) for one in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def _each(key: str, records: Sequence[Any]) -> Iterator[tuple[str, Any]]:

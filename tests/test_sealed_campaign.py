@@ -166,7 +166,7 @@ def test_a_source_seals_only_for_whom_its_policy_names(small, tmp_path):
     lists = "".join(f'{key} = ["*"]\n' for key in ("roles", "campaigns", "nets", "labels"))
     own = (
         f'[site.policy]\n{lists}min_cases = 1\nweights = true\nmax_contributions = "*"\nmax_bytes = "*"\n'
-        'fisher = "full"\ntrust = ["target"]\nreceivers = ["harbour"]\n[[site]]\nname = "south"'
+        'fisher = "full"\nepsilon = inf\ntrust = ["target"]\nreceivers = ["harbour"]\n[[site]]\nname = "south"'
     )
     for trust, schedule, words in (
         ("server", "parallel", "policy line 'trust' does not list 'server'"),
@@ -179,7 +179,8 @@ def test_a_source_seals_only_for_whom_its_policy_names(small, tmp_path):
             with pytest.raises(CampaignStopped, match=words):
                 run(path, tmp_path / f"{trust}-{schedule}", "mean")
         else:
-            assert run(path, tmp_path / f"{trust}-{schedule}", "mean")["rows"]
+            policy = run(path, tmp_path / f"{trust}-{schedule}", "mean")["campaign"]["site"][0]["policy"]
+            assert (policy["receivers"], policy["epsilon"]) == (["harbour"], "inf")
 
 
 def test_a_row_takes_in_no_model_that_a_server_could_have_made(small, both, tmp_path):
