@@ -1,9 +1,11 @@
 """A campaign of masked sums through Flower's own runtime: the numbers of the in-process engine, under other masks."""
 
+import pytest
 from made_groups import THREE, consortium, model, plan
 from test_flower import both
 
 
+@pytest.mark.slow
 def test_masked_sums_through_flowers_runtime_are_those_of_the_inprocess_engine(tmp_path):
     """Rows and the group's model are equal to the last digit; the messages share no word, since every key is fresh."""
     path = plan(consortium(tmp_path / "hospitals", THREE), [list(THREE)])
