@@ -138,7 +138,7 @@ fedmerge audit show "$work/north" --out "$work/north.html"
 if [ "$trust" = target ]; then
     say "what the server has of the contributions, and what the target has"
     find "$server/runs/consortium/out/server/sealed" -type f
-    find "$work/harbour/private/work/results" -type f
+    find "$work/harbour/private" -path "*/results/*" -type f
     fedmerge audit verify "$work/north" "$work/harbour" # the seals told harbour heads of north's log
     [ ! -e "$server/runs/consortium/out/server/contributions" ]
 fi

@@ -6,6 +6,8 @@ is bounded by what the net needs, then the header's length, then names and shape
 
 import hashlib
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fedmerge import container, nets, params, tasks, wire
@@ -38,6 +40,25 @@ def expected(
         settings=settings,
         fisher_labels=fisher_labels,
     )
+
+
+def of_training(
+    net: tasks.Net, ancestor: str, *, parent: str, key: str, fisher: str, heads: Mapping[str, tuple[int, ...]]
+) -> Expected:
+    """What the contribution of a task has to be, whoever checks it.
+
+    Args:
+        net: the source's.
+        ancestor: digest of the common starting weights.
+        parent: digest of the weights that it was to start from.
+        key: of the task.
+        fisher: the word of the task; a policy may have put ones in the Fisher's place.
+        heads: shapes of those that it keeps for other sites.
+    """
+    bare = fisher == "none"
+    labels = ("none",) if bare else (fisher, "flat")
+    want = expected(net, ancestor, fisher=not bare, parent=parent, settings=key, fisher_labels=labels)
+    return replace(want, shapes={**want.shapes, **heads})
 
 
 def limits(want: Expected) -> tuple[int, int]:

@@ -18,8 +18,6 @@ from server.wanted import Job
 
 log = logging.getLogger("fedmerge")
 
-TRIES = 2
-
 
 def contribution(ground: Ground, task: tasks.Contribute, job: Job) -> Conversation:
     """The contribution of a task: stored already, or asked for.
@@ -75,17 +73,9 @@ def _asked(
     """
     payload = {"start": ground.on_disk(job.start.need())}
     payload |= {f"before-{k}": made.path for k, made in enumerate(job.before)}
-    for attempt in range(1, TRIES + 1):
-        try:
-            most = acceptance.limits(want)[0]
-            answer = yield Ask(job.site, job.kind, tasks.to_table(task), payload, "contribution", most)
-            return _taken(ground, task, job, answer, want)
-        except Refused as error:
-            ground.witness.refused(job.site, "contribution", str(error))
-            if attempt == TRIES:
-                raise
-            log.warning("%s; asked once more", error)
-    raise AssertionError  # the last attempt returns or raises
+    most = acceptance.limits(want)[0]
+    ask = Ask(job.site, job.kind, tasks.to_table(task), payload, "contribution", most)
+    return (yield from wanted.twice(ground, ask, lambda answer: _taken(ground, task, job, answer, want)))
 
 
 def _taken(ground: Ground, task: tasks.Contribute, job: Job, answer: Answer, want: Expected) -> tuple[Path, float]:

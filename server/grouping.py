@@ -12,21 +12,19 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fedmerge import sums, tasks, whole
+from fedmerge import seals, sums, tasks, whole
 from fedmerge.container import parse
 from fedmerge.errors import Absent, CampaignStopped, Refused
 from fedmerge.privacy import masking, message
 from fedmerge.privacy.transcript import Transcript
-from server import summed
+from server import summed, wanted
 from server.exchange import Answer, Ask, Conversation
 from server.ground import Ground
 from server.made import Made
 from server.summed import Whole
-from server.wanted import POOLED
 
 log = logging.getLogger("fedmerge")
 
-TRIES = 2
 SLACK = 1 << 16  # bytes of a header beyond ours
 
 
@@ -76,21 +74,16 @@ def _message(ground: Ground, one: Whole, site: str, together: Transcript) -> Con
     )
     shapes = {name: tuple(value.shape) for name, value in ancestor.items()}
     most = message.length(shapes, [site]) + SLACK
-    for attempt in range(1, TRIES + 1):
-        try:
-            payload = {"ancestor": ground.on_disk(ancestor)}
-            answer = yield Ask(site, "query.mask", tasks.to_table(task), payload, "masked message", most)
-            came = ground.store.arrived(f"{one.folder.name}-{site}", answer.came("message", site))
-            _check(came, site, together, shapes)
-            came.replace(path)
-            log.info("%s: masked its model for %s", site, one.group.name)
-        except Refused as error:
-            ground.witness.refused(site, "masked message", str(error))
-            if attempt == TRIES:
-                raise
-            log.warning("%s; asked once more", error)
-        else:
-            return
+
+    def take(answer: Answer) -> None:
+        came = ground.store.arrived(f"{one.folder.name}-{site}", answer.came("message", site))
+        _check(came, site, together, shapes)
+        came.replace(path)
+
+    payload = {"ancestor": ground.on_disk(ancestor)}
+    ask = Ask(site, "query.mask", tasks.to_table(task), payload, "masked message", most)
+    yield from wanted.twice(ground, ask, take)
+    log.info("%s: masked its model for %s", site, one.group.name)
 
 
 def _check(came: Path, site: str, together: Transcript, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -146,18 +139,14 @@ def _brought(ground: Ground, one: Whole) -> Generator[Ask, Answer, str]:
     )
     payload = {"sum": path, "ancestor": ground.on_disk(ground.ancestor(one.chain))}
     answer = yield Ask(target, "query.sum", tasks.to_table(task), payload, "masked sum")
-    return tasks.from_table(tasks.Opened, answer.task, target).digest
+    return tasks.from_table(seals.Opened, answer.task, target).digest
 
 
 def deliver(ground: Ground, target: str, chain: int, made: Sequence[tuple[str, Made]]) -> Conversation:
     """Bring a sum again whose model is not at the target any more."""
     for name, one in made:
-        asked = {"digests": [one.name], "campaign": ground.plan.name, "vouched": True}
-        answer = yield Ask(target, "query.receive", asked, what="roll call")
-        if one.name in tasks.from_table(tasks.Receive, answer.task, target).digests:
+        if (yield from wanted.there(ground, target, one)):
             continue
-        if one.site == POOLED:
-            raise Refused(f"{target}: what it trained for 'pooled' is not there any more; run the campaign anew")
         (its,) = (whole_ for whole_ in summed.sums_of(ground, chain) if whole_.group.name == name)
         digest = yield from _brought(ground, its)
         if digest != one.name:

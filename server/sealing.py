@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedmerge import acceptance, tasks, whole
+from fedmerge import acceptance, seals, tasks, whole
 from fedmerge.container import parse
 from fedmerge.errors import Absent, CampaignStopped, Refused
 from fedmerge.privacy import envelope, seal
@@ -24,8 +24,6 @@ from server.made import SEALED, Made, Stays
 from server.wanted import POOLED, Job
 
 log = logging.getLogger("fedmerge")
-
-TRIES = 2
 
 
 def folder(ground: Ground, key: str) -> Path:
@@ -126,7 +124,7 @@ def letter(ground: Ground, made: Made, what: str, receiver: str) -> Generator[As
     if path.exists() and (path in ground.fetched or ground.sites[made.site].reuse != "never"):
         return path
     known = _stays(made)
-    task = tasks.Seal(
+    task = seals.Seal(
         ground.plan.name,
         ground.run,
         known.task.key,
@@ -137,23 +135,15 @@ def letter(ground: Ground, made: Made, what: str, receiver: str) -> Generator[As
         ground.epoch,
     )
     most = envelope.length(acceptance.limits(wanted.expected(known.task, known.heads))[0])
-    for attempt in range(1, TRIES + 1):
-        try:
-            answer = yield Ask(made.site, "query.seal", tasks.to_table(task), {}, f"sealed {what}", most)
-            return _taken(ground, made, task, answer, path)
-        except Refused as error:
-            ground.witness.refused(made.site, f"sealed {what}", str(error))
-            if attempt == TRIES:
-                raise
-            log.warning("%s; asked once more", error)
-    raise AssertionError  # the last attempt returns or raises
+    ask = Ask(made.site, "query.seal", tasks.to_table(task), {}, f"sealed {what}", most)
+    return (yield from wanted.twice(ground, ask, lambda answer: _taken(ground, made, task, answer, path)))
 
 
 def _place(made: Made, what: str, receiver: str) -> Path:
     return made.path / f"{what}-{receiver}.sealed"
 
 
-def _taken(ground: Ground, made: Made, task: tasks.Seal, answer: Answer, path: Path) -> Path:
+def _taken(ground: Ground, made: Made, task: seals.Seal, answer: Answer, path: Path) -> Path:
     """A sealed file, stored where it is by the source and for the receiver; what it holds is for the receiver to say.
 
     Raises:
@@ -176,12 +166,8 @@ def _taken(ground: Ground, made: Made, task: tasks.Seal, answer: Answer, path: P
 def deliver(ground: Ground, target: str, chain: int, made: Sequence[tuple[str, Made]]) -> Conversation:
     """Bring to a target what is sealed to it, as far as it is not there; then ask whose weights moved too far."""
     for _, one in made:
-        asked = {"digests": [one.name], "campaign": ground.plan.name, "vouched": True}
-        answer = yield Ask(target, "query.receive", asked, what="roll call")
-        if one.name in tasks.from_table(tasks.Receive, answer.task, target).digests:
+        if (yield from wanted.there(ground, target, one)):
             continue
-        if one.site == POOLED:
-            raise Refused(f"{target}: what it trained for 'pooled' is not there any more; run the campaign anew")
         path = yield from letter(ground, one, envelope.CONTRIBUTION, target)
         opening = Ask(target, "query.open", tasks.to_table(_open(ground, one)), {"sealed": path}, "contribution")
         yield from _or_anew(opening, [_place(one, envelope.CONTRIBUTION, target) for _, one in made])
@@ -191,19 +177,19 @@ def deliver(ground: Ground, target: str, chain: int, made: Sequence[tuple[str, M
             ways.setdefault(name.rpartition(":")[0], {})[name] = one
     for one_way in ways.values():
         models = {one.site: one.name for one in one_way.values()}
-        task = tasks.Judge(ground.plan.name, models, ground.plan.max_change)
+        task = seals.Judge(ground.plan.name, models, ground.plan.max_change)
         answer = yield Ask(target, "query.judge", tasks.to_table(task), what="judgement")
-        told = tasks.from_table(tasks.Judged, answer.task, target)
+        told = tasks.from_table(seals.Judged, answer.task, target)
         for name, one in one_way.items():
             before = ground.judged.get((chain, name), (None, 0))[0]
             beyond = (before or one.site in told.beyond) if one.site in told.known else before
             ground.judged[chain, name] = beyond, len(told.known)
 
 
-def _open(ground: Ground, made: Made) -> tasks.Open:
+def _open(ground: Ground, made: Made) -> seals.Open:
     known = _stays(made)
     task = known.task
-    return tasks.Open(
+    return seals.Open(
         campaign=ground.plan.name,
         run=ground.run,
         site=made.site,

@@ -1,17 +1,23 @@
 """A training that is wanted of a source: what it starts from and looks back at, and what its contribution has to be."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from fedmerge import acceptance, nets, params, tasks
 from fedmerge import heads as many
 from fedmerge.contribution import Expected
 from fedmerge.errors import Refused
 from fedmerge.privacy import accountant
+from server.exchange import Answer, Ask
 from server.ground import Ground
 from server.made import Made, Start
 
+log = logging.getLogger("fedmerge")
+
 POOLED = "pooled"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,16 +52,9 @@ class Job:
 
 def expected(task: tasks.Contribute, heads: Mapping[str, tuple[int, ...]]) -> Expected:
     """What the contribution of a task has to be; `heads`: shapes of those that it keeps for other sites."""
-    bare = task.fisher == "none"
-    want = acceptance.expected(
-        task.net,
-        task.ancestor,
-        fisher=not bare,
-        parent=task.parent,
-        settings=task.key,
-        fisher_labels=("none",) if bare else (task.fisher, "flat"),
+    return acceptance.of_training(
+        task.net, task.ancestor, parent=task.parent, key=task.key, fisher=task.fisher, heads=heads
     )
-    return replace(want, shapes={**want.shapes, **heads})
 
 
 def heads(ground: Ground, kept: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -66,6 +65,45 @@ def heads(ground: Ground, kept: Sequence[str]) -> dict[str, tuple[int, ...]]:
         shapes = params.shapes(nets.on_meta(net.settings, in_channels=net.in_channels, out_channels=net.out_channels))
         found |= {f"{name}{many.KEPT}{site}": shapes[name] for name in net.heads}
     return found
+
+
+def twice(ground: Ground, ask: Ask, take: Callable[[Answer], T]) -> Generator[Ask, Answer, T]:
+    """Ask, and once more where what came is refused: a site has it on its disk, and a link may have broken it.
+
+    Args:
+        ground: the campaign; its witness writes each refusal down.
+        ask: what is asked.
+        take: checks and keeps what came.
+
+    Raises:
+        CampaignStopped: the site is absent, or failed.
+        Refused: twice.
+    """
+    try:
+        return take((yield ask))
+    except Refused as error:
+        ground.witness.refused(ask.site, ask.what, str(error))
+        log.warning("%s; asked once more", error)
+    try:
+        return take((yield replace(ask)))
+    except Refused as error:
+        ground.witness.refused(ask.site, ask.what, str(error))
+        raise
+
+
+def there(ground: Ground, target: str, made: Made) -> Generator[Ask, Answer, bool]:
+    """Whether a target still has a model that it has opened itself.
+
+    Raises:
+        Refused: it is what the target trained for `pooled`, is gone, and nobody can bring it again.
+    """
+    asked = tasks.to_table(tasks.Receive((made.name,), ground.plan.name, vouched=True))
+    answer = yield Ask(target, "query.receive", asked, what="roll call")
+    if made.name in tasks.from_table(tasks.Receive, answer.task, target).digests:
+        return True
+    if made.site == POOLED:
+        raise Refused(f"{target}: what it trained for 'pooled' is not there any more; run the campaign anew")
+    return False
 
 
 def keep_noise(ground: Ground, task: tasks.Contribute, told: tasks.Trained, site: str) -> None:

@@ -4,11 +4,10 @@ What is good lies in `received` as if the server had brought it in the clear, an
 it: the distance is measured here, and only whose weights went too far is told.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmerge import acceptance, distance, params, parts, tasks, wire
+from fedmerge import acceptance, distance, params, parts, seals, tasks, wire
 from fedmerge.errors import Refused
 from fedmerge.params import Params
 from fedmerge.privacy import envelope
@@ -28,7 +27,7 @@ def open_one(
     Raises:
         Declined: it cannot be opened, which is all that is said; or what was in it is not what was agreed.
     """
-    asked = tasks.from_table(tasks.Open, task, "server")
+    asked = tasks.from_table(seals.Open, task, "server")
     if "sealed" not in payload:
         raise Declined(f"{site.name}: the task brings no sealed contribution")
     facts = envelope.facts(asked.run, asked.key, envelope.CONTRIBUTION, asked.site, site.name, asked.net)
@@ -41,33 +40,27 @@ def open_one(
     path = received(site, asked.digest)
     vouched.keep(site, asked.digest, asked.site, moved)
     plain.replace(path)
-    return tasks.to_table(tasks.Opened(asked.digest))
+    return tasks.to_table(seals.Opened(asked.digest))
 
 
-def _checked(site: Site, asked: tasks.Open, plain: Path) -> float | None:
+def _checked(site: Site, asked: seals.Open, plain: Path) -> float | None:
     """How far the training moved a contribution that is what was agreed; None where its start is not known here.
 
     Raises:
         Refused: it is not; names the site, the tensor, expected and got.
     """
-    bare = asked.fisher == "none"
-    want = acceptance.expected(
-        asked.net,
-        asked.ancestor,
-        fisher=not bare,
-        parent=asked.parent,
-        settings=asked.key,
-        fisher_labels=("none",) if bare else (asked.fisher, "flat"),
+    heads = {name: tuple(shape) for name, shape in asked.kept.items() if isinstance(shape, list)}
+    want = acceptance.of_training(
+        asked.net, asked.ancestor, parent=asked.parent, key=asked.key, fisher=asked.fisher, heads=heads
     )
-    kept = {name: tuple(shape) for name, shape in asked.kept.items() if isinstance(shape, list)}
-    found = acceptance.accept(plain, replace(want, shapes={**want.shapes, **kept}), asked.site)
+    found = acceptance.accept(plain, want, asked.site)
     if (got := f"sha256:{parts.digest(plain)}") != asked.digest:
         raise Refused(f"{asked.site}: the contribution's digest expected {asked.digest[:15]}, got {got[:15]}")
     start = _start(site, asked)
     return None if start is None else distance.change(found.weights, start)
 
 
-def _start(site: Site, asked: tasks.Open) -> Params | None:
+def _start(site: Site, asked: seals.Open) -> Params | None:
     """What the training began with.
 
     Raises:
@@ -87,7 +80,7 @@ def _start(site: Site, asked: tasks.Open) -> Params | None:
 
 def judge(site: Site, task: dict[str, Any]) -> dict[str, Any]:
     """Whose weights moved much farther than the others' (`fedmerge.distance`)."""
-    asked = tasks.from_table(tasks.Judge, task, "server")
+    asked = tasks.from_table(seals.Judge, task, "server")
     changes: dict[str, float] = {}
     for name, digest in asked.models.items():
         if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
@@ -98,4 +91,4 @@ def judge(site: Site, task: dict[str, Any]) -> dict[str, Any]:
         if facts["change"] is not None:
             changes[name] = facts["change"]
     beyond = [name for name, ratio in distance.times(changes).items() if ratio > asked.max_change]
-    return tasks.to_table(tasks.Judged(tuple(beyond), tuple(changes)))
+    return tasks.to_table(seals.Judged(tuple(beyond), tuple(changes)))

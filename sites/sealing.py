@@ -13,7 +13,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedmerge import params, parts, tasks, whole, wire
+from fedmerge import params, parts, seals, tasks, whole, wire
 from fedmerge.container import canonical
 from fedmerge.errors import SealError
 from fedmerge.privacy import envelope, seal
@@ -52,13 +52,13 @@ def seal_to(site: Site, task: dict[str, Any], head: str = "") -> tuple[dict[str,
 
     Args:
         site: the source.
-        task: a `tasks.Seal`.
+        task: a `seals.Seal`.
         head: of the site's audit log; an empty text where it keeps none.
 
     Raises:
         Declined: the policy does not let it go, nothing was made, or the receiver is unknown here.
     """
-    asked = tasks.from_table(tasks.Seal, task, "server")
+    asked = tasks.from_table(seals.Seal, task, "server")
     if asked.what not in envelope.WHATS:
         raise Declined(f"{site.name}: expected one of {', '.join(envelope.WHATS)} to seal, got {asked.what[:40]!r}")
     path = kept(site, asked.key)
@@ -84,7 +84,7 @@ def seal_to(site: Site, task: dict[str, Any], head: str = "") -> tuple[dict[str,
             if plain != data:
                 plain.unlink(missing_ok=True)
         _make_room(out.parent)
-    return tasks.to_table(tasks.Sealed(digest)), {"sealed": out}
+    return tasks.to_table(seals.Sealed(digest)), {"sealed": out}
 
 
 def opened(site: Site, asked: tasks.Contribute, payload: Payload, heard: Heard = forget_it) -> Payload:

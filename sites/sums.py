@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from fedmerge import nets, params, sums, tasks, whole, wire
+from fedmerge import nets, params, seals, sums, tasks, whole, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.privacy import ledger, masking
@@ -67,7 +67,7 @@ def open_sum(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, An
     name = f"sha256:{hashlib.sha256(data).hexdigest()}"
     vouched.keep(site, name, agreed.group)
     whole.write(received(site, name), data)
-    return tasks.to_table(tasks.Opened(name))
+    return tasks.to_table(seals.Opened(name))
 
 
 def _key(site: Site, agreed: Agreed) -> X25519PrivateKey:

@@ -48,6 +48,7 @@ FLOORS = {
     "fedmerge.wire": 2,
     "fedmerge.tasks": 2,
     "fedmerge.sums": 2,
+    "fedmerge.seals": 2,
     "fedmerge.forms": 1,
     "fedmerge.transport": 2,
     "fedmerge.privacy": 2,

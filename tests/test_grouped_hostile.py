@@ -8,7 +8,7 @@ import pytest
 from made_groups import SIX, TARGET, THREE, consortium, model, on_the_way, plan
 from test_campaign import run
 
-from fedmerge import container, sums, tasks
+from fedmerge import container, seals, sums, tasks
 from fedmerge.errors import CampaignStopped, Refused
 from fedmerge.privacy import hello
 from fedmerge.privacy.hello import UNIT, Hello
@@ -218,7 +218,7 @@ def test_what_was_masked_comes_again_in_the_same_bytes_and_leaves_in_no_other_wa
     assert table.mask(site="west") == first
     (made,) = table.sites["west"].work.glob("contributions/*.safetensors")
     net = tasks.Net({"name": "isensee2017"}, 1, ("ball",), (8, 8, 8))
-    seal = tasks.Seal("small", "", made.stem, "contribution", TARGET, net, table.told[TARGET])
+    seal = seals.Seal("small", "", made.stem, "contribution", TARGET, net, table.told[TARGET])
     with pytest.raises(Failed, match=r"^west: this model has entered a masked sum, and leaves in no other way"):
         table.ask("query.seal", "west", seal)
     group = replace(table.group, run="second")

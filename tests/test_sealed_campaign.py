@@ -9,7 +9,7 @@ from small import SITES, campaign, hospitals
 from test_campaign import bare, failing, run
 from test_holding import three_sources
 
-from fedmerge import tasks, wire
+from fedmerge import seals, tasks, wire
 from fedmerge.errors import CampaignStopped, ConfigError
 from fedmerge.transport import Letter
 from fedmerge.trust import audit, keys
@@ -245,9 +245,9 @@ def test_the_target_witnesses_the_senders_log(small, both, tmp_path):
 
     for _ in range(2):  # the second time there is a line before it
         shutil.rmtree(sites["north"].work / "sealed", ignore_errors=True)
-        seal = tasks.Seal("small", facts["run"], key, "contribution", "harbour", net, told["harbour"])
+        seal = seals.Seal("small", facts["run"], key, "contribution", "harbour", net, told["harbour"])
         sealed = answer("query.seal", "north", seal)
-    asked = tasks.Open(
+    asked = seals.Open(
         "small", facts["run"], "north", key, facts["digest"], net, found.ancestor, found.parent, "sampled",
         keys=told["north"],
     )  # fmt: skip

@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
-from fedmerge import checkpoint, dropout, nets, params, schedules
+from fedmerge import checkpoint, nets, params, schedules
 from fedmerge.errors import ConfigError, NetError
-from fedmerge.loader import Ahead
 from fedmerge.training import Run, Settings, train
 
 NET = {"name": "isensee2017", "dims": 2, "base_filters": 4, "depth": 3, "dropout": 0.3}
@@ -371,42 +369,3 @@ def test_specific_parameters_may_have_a_rate_of_their_own():
     """`specific_lr` for S, `lr` for the rest, `lr` for all when it is not given."""
     assert replace(SETTINGS, specific_lr=0.5).rates(["a", "b"], ["b"]) == {"a": 5e-3, "b": 0.5}
     assert SETTINGS.rates(["a", "b"], ["b"]) == {"a": 5e-3, "b": 5e-3}
-
-
-@pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout2d])
-def test_dropout_keeps_its_share_and_its_mean(kind):
-    """With p = 0.25 a quarter is zero and the rest is 4/3; whole channels where the kind says so."""
-    layers = nn.Sequential(kind(0.25))
-    generator = torch.Generator().manual_seed(0)
-    with dropout.drawn_from(dropout.active(layers), generator):
-        y = layers(torch.ones(40, 50, 4, 4))
-    assert {round(v, 4) for v in y.unique().tolist()} == {0.0, 1.3333}
-    assert y.mean().item() == pytest.approx(1, abs=0.05)
-    if kind is nn.Dropout2d:
-        assert torch.equal(y, y[..., :1, :1].expand_as(y))
-    assert "forward" not in vars(layers[0])
-
-
-def test_dropout_of_an_unknown_kind_is_refused():
-    """Alpha dropout draws from the global generator, and the run could not be resumed."""
-    with pytest.raises(NetError, match="'0' is a AlphaDropout"):
-        dropout.active(nn.Sequential(nn.AlphaDropout(0.1)))
-
-
-def test_batches_made_ahead_are_those_asked_for():
-    """In order, after a jump, once each, none past the end; an error comes out where its batch is asked for."""
-    made = []
-
-    def make(step):
-        made.append(step)
-        if step == 4:
-            raise ValueError("bad case")
-        return torch.tensor([step]), torch.tensor([-step])
-
-    ahead = Ahead(make, torch.device("cpu"), steps=8)
-    assert [int(ahead(step)[0]) for step in (0, 1, 6, 7)] == [0, 1, 6, 7]
-    assert sorted(made) == [0, 1, 2, 6, 7]
-    ahead(3)
-    with pytest.raises(ValueError, match="bad case"):
-        ahead(4)
-    ahead.close()
