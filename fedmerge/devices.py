@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +14,52 @@ from torch import Tensor, nn
 from fedmerge.errors import ConfigError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+RECOMPUTE = ("auto", "always", "never")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """How a machine's owner wants it to be used.
+
+    Attributes:
+        device: what `auto` means for `resolve`.
+        compile: `torch.compile` for trainings whose forward pass is the net's own.
+        recompute: whether trainings save memory by computing parts twice (`recompute`): always, never, or from the
+            first step on that does not fit.
+    """
+
+    device: str = "auto"
+    compile: bool = False
+    recompute: Literal["auto", "always", "never"] = "auto"
+
+
+ANY = Hardware()
+_HERE: ContextVar[Hardware] = ContextVar("hardware", default=ANY)
+
+
+def here() -> Hardware:
+    """What holds where this is called."""
+    return _HERE.get()
+
+
+@contextmanager
+def using(hardware: Hardware) -> Iterator[None]:
+    """Within the block, in this thread, the machine is used so."""
+    token = _HERE.set(hardware)
+    try:
+        yield
+    finally:
+        _HERE.reset(token)
 
 
 def resolve(device: str | torch.device = "auto") -> torch.device:
-    """The device that is meant: `auto` is CUDA where there is one, else the CPU.
+    """The device that is meant: `auto` is that of `here()`, and else CUDA where there is one, else the CPU.
 
     Raises:
         ConfigError: CUDA is asked for where there is none, or the name is not a device's.
     """
+    if device == "auto":
+        device = here().device
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -28,6 +68,8 @@ def resolve(device: str | torch.device = "auto") -> torch.device:
         raise ConfigError(f"device expected auto, cpu or cuda, got {device!r}") from error
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device} was asked for, but torch {torch.__version__} sees no CUDA here")
+    if found.type == "cuda" and found.index is not None and found.index >= torch.cuda.device_count():
+        raise ConfigError(f"device {device} was asked for, but there are {torch.cuda.device_count()} CUDA devices here")
     return found
 
 
@@ -89,10 +131,11 @@ def describe(device: str | torch.device = "auto", wanted: str = "auto") -> str:
     """Device, threads and precision in words: where two runs agree in it, their numbers can be equal."""
     where = resolve(device)
     kind = "bfloat16" if precision(where, wanted) is not None else "float32"
+    compiled = ", compiled" if here().compile else ""
     if where.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(where)}), {kind}"
+        return f"cuda ({torch.cuda.get_device_name(where)}), {kind}{compiled}"
     count = torch.get_num_threads()
-    return f"cpu, {count} thread{'s' if count > 1 else ''}, {kind}"
+    return f"cpu, {count} thread{'s' if count > 1 else ''}, {kind}{compiled}"
 
 
 def layout(x: Tensor) -> torch.memory_format:

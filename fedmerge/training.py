@@ -16,7 +16,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedmerge import averaging, devices, dropout, losses, optimiser, params, schedules
+from fedmerge import averaging, devices, losses, optimiser, params, schedules
 from fedmerge import checkpoint as disk
 from fedmerge.averaging import Average
 from fedmerge.errors import ConfigError, NetError
 from fedmerge.loader import Ahead, Batches
 from fedmerge.params import Params
+from fedmerge.passes import Pass, Through
 from fedmerge.records import History, Record, Settings
 
 __all__ = ["History", "Record", "Run", "Settings", "Through", "train"]
-
-Through = Callable[[nn.Module, Tensor, int], tuple[Tensor, Tensor | None]]
 
 
 def train(
@@ -81,8 +80,7 @@ class Run:
         device: see `devices.resolve`.
         precision: see `devices.precision`.
         loss: (logits, labels) -> scalar; `losses.dice_ce()` when missing.
-        through: (net, images, step) -> (logits, a scalar to add to the loss or None); the net's own forward pass when
-            missing. It runs under autocast, and is a pure function but for the net's dropout.
+        through: as for `passes.Pass`; it runs under autocast, and is a pure function but for the net's dropout.
         checkpoint: file to save to every `checkpoint_every` steps, and after the last one.
         checkpoint_every: 0: after the last step only.
         progress: called with each record.
@@ -114,7 +112,6 @@ class Run:
         self.step = 0
         self.records: list[Record] = []
         self.device = devices.resolve(device)
-        self._dtype = devices.precision(self.device, precision)
         devices.place(net, self.device)
         self._own = dict(net.named_parameters())
         rates = dict.fromkeys(self._own, settings.lr) if rates is None else dict(rates)
@@ -123,10 +120,10 @@ class Run:
         self._trained = [self._own[name] for name in rates]
         self._average: Average | None = None
         self._optimiser = optimiser.adamw(self._own, rates, settings.weight_decay)
-        self._layers = dropout.active(net)
-        self._generator = torch.Generator(self.device)
-        self._loss = losses.dice_ce() if loss is None else loss
-        self._through = through or (lambda net, x, step: (net(x), None))
+        self._pass = Pass(
+            net, self.device, seed=seed, dtype=devices.precision(self.device, precision),
+            loss=losses.dice_ce() if loss is None else loss, through=through,
+        )  # fmt: skip
         self._validate = validate if settings.validate_every else None
         self._checkpoint, self._every, self._progress = checkpoint, checkpoint_every, progress
         on_cuda = self.device.type == "cuda"
@@ -156,7 +153,7 @@ class Run:
         self._began, was = time.perf_counter(), self.net.training
         self.net.train()
         try:
-            with dropout.drawn_from(self._layers, self._generator), devices.same_kernels(self.device):
+            with self._pass.ready():
                 while self.step < min(to, self.settings.steps):
                     if self._due():
                         self._record()
@@ -243,23 +240,14 @@ class Run:
 
     def _train_step(self) -> None:
         x, y = self._batch(self.step)
-        if self._layers:
-            self._generator.manual_seed(dropout.number(self.seed, self.step))
         optimiser.scale(self._optimiser, self._factor())
-        for p in self._touched:
-            p.grad = None
-        with self._autocast():
-            logits, more = self._through(self.net, x, self.step)
-        loss = self._loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), y)
-        if more is not None:
-            loss = loss + more
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._pass(x, y, self.step)
         if self.settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._trained, self.settings.clip_norm)
         self._optimiser.step()
         if self.settings.ema:
             self._average = averaging.exponential(self._average, self._own, self.settings.ema)
-        self._sum += loss.detach()  # read at records only: on CUDA a read would wait for the step
+        self._sum += loss  # read at records only: on CUDA a read would wait for the step
         self._count += 1
 
     @contextmanager
@@ -274,9 +262,6 @@ class Run:
             yield
         finally:
             params.load(self.net, now)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, self._dtype) if self._dtype is not None else nullcontext()
 
     def _factor(self) -> float:
         s = self.settings

@@ -133,7 +133,7 @@ NET: dict[str, Check] = {
     "fusable": values.texts,
 }
 TABLES = ("campaign", "net", "train", "adapt", "finetune", "site")
-OWN_TABLES = ("data", "policy", "scanner")
+OWN_TABLES = ("data", "policy", "scanner", "hardware")
 
 
 def read(path: Path, *, base: Path | None = None, deployed: bool = False) -> Plan:

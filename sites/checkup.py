@@ -34,6 +34,7 @@ def check(home: Home, asked: Asked | None = None, *, now: Callable[[], float] = 
     site, lines = site_file(home)
     users, more = named(home)
     if site:
+        lines += _tried("hardware", lambda: findings.hardware(site))
         lines += _tried("data", lambda: findings.data(site, asked.patch if asked else None))
     network, roster = consortium(home, site, now)
     if site:

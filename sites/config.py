@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge.errors import ConfigError, DataError
-from sites import folders, tables, toml
+from sites import folders, hardware, tables, toml
 from sites.records import OPEN, Data, Labels, Policy, Scanner, Selection, Site
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
     "names",
     "pooled",
 ]
+
+OWN = ("name", "role", "contribution", "data", "policy", "scanner", "hardware")
 
 
 def names(path: Path) -> list[str]:
@@ -55,13 +57,13 @@ def from_campaign(path: Path, name: str, *, work: Path, data: Path | None = None
 
 
 def from_file(path: Path) -> Site:
-    """A hospital's own site, from its own file with the tables `[site]`, `[users]`, `[data]` and `[policy]`.
+    """A hospital's own site, from its own file with `[site]`, `[users]`, `[data]`, `[policy]` and `[hardware]`.
 
     Raises:
         ConfigError: a key is unknown, missing or impossible, or it belongs in simulations only.
     """
     table = toml.read(path)
-    toml.only(table, ("site", "users", "data", "policy"), path.name)
+    toml.only(table, ("site", "users", "data", "policy", "hardware"), path.name)
     head = toml.table_of(table, "site", path.name)
     toml.only(head, ("name", "role", "work"), f"{path.name}, [site]")
     name = tables.name(head, f"{path.name}, [site]")
@@ -79,6 +81,7 @@ def from_file(path: Path) -> Site:
         work=path.parent / toml.take(head, "work", str, f"{path.name}, [site]", f"{name}-work"),
         simulation=False,
         home=path.parent.absolute(),
+        hardware=hardware.read(toml.take(table, "hardware", dict, path.name, {}), f"{name}, [hardware]"),
     )
 
 
@@ -133,7 +136,8 @@ def _simulated(entry: dict[str, Any], path: Path, *, work: Path, data: Path | No
     policy = OPEN
     if "policy" in entry:
         policy = tables.policy(toml.table_of(entry, "policy", where), f"{name}, [site.policy]")
-    return Site(name, entry["role"], read, policy, scanner, work, simulation=True)
+    machine = hardware.read(toml.take(entry, "hardware", dict, where, {}), f"{name}, [site.hardware]")
+    return Site(name, entry["role"], read, policy, scanner, work, simulation=True, hardware=machine)
 
 
 def _with_modalities(data: Data) -> Data:
@@ -151,7 +155,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     seen: set[str] = set()
     for entry in entries:
         name = tables.name(entry, f"{path.name}, [[site]]")
-        toml.only(entry, ("name", "role", "contribution", "data", "policy", "scanner"), f"{name} in {path.name}")
+        toml.only(entry, OWN, f"{name} in {path.name}")
         tables.role(entry, f"{name} in {path.name}")
         if name in seen:
             raise ConfigError(f"{path.name} has two sites of the name '{name}'")

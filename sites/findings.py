@@ -10,6 +10,7 @@ import numpy as np
 
 from fedmerge.errors import FedmergeError
 from sites import cases, labels, pictures, preflight, room, wording
+from sites import hardware as machine
 from sites.records import Site
 
 Result = Literal["ok", "warning", "off", "error"]
@@ -67,6 +68,14 @@ def remedy(sentence: str) -> str:
         if re.search(pattern, sentence):
             return told
     return "mend the file, or leave the case out with `cases` of [data] in site.toml"
+
+
+def hardware(site: Site) -> list[Line]:
+    """What the site's trainings run on."""
+    try:
+        return [Line("hardware", "ok", f"trains on {machine.described(site.hardware)}")]
+    except FedmergeError as error:
+        return [Line("hardware", "error", str(error), "edit `device` of [hardware] in site.toml")]
 
 
 def data(site: Site, patch: Sequence[int] | None) -> list[Line]:

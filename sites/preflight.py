@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from fedmerge.errors import FedmergeError
-from sites import cases, labels, loading, pictures, preprocess, volumes
+from sites import cases, hardware, labels, loading, pictures, preprocess, volumes
 from sites.cases import Found
 from sites.progress import report
 from sites.records import Site
@@ -54,6 +54,7 @@ def check(site: Site, patch: Sequence[int] | None = None) -> list[Finding]:
             found_error(file, error)
             return None
 
+    attempt("", lambda: hardware.described(site.hardware))
     if patch is not None:
         attempt("", lambda: loading.check_patch(site, patch))
         if findings:

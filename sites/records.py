@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fedmerge.devices import ANY, Hardware
+
 Labels = dict[str, tuple[Any, ...]]  # values of label maps; in the layout "classes" names of folders
 Part = int | tuple[str, ...]  # how many cases, or which
 Layout = Literal["msd", "folders", "phantom", "classes"]
@@ -163,3 +165,4 @@ class Site:
     work: Path
     simulation: bool
     home: Path | None = None
+    hardware: Hardware = ANY

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fedmerge import parts
+from fedmerge import devices, parts
 from fedmerge.errors import FedmergeError
 from fedmerge.privacy.header import Header
 from fedmerge.transport import KINDS, Letter
@@ -134,7 +134,8 @@ class Service:
 
         def work() -> Done:
             torch.set_num_threads(_threads(task))
-            done = Done(site.policy, *self._do(site, action, letter, payload))
+            with devices.using(site.hardware):
+                done = Done(site.policy, *self._do(site, action, letter, payload))
             for path in there.values():
                 path.unlink(missing_ok=True)
             return done

@@ -11,6 +11,7 @@ from commandline import leaves
 from pages import ROOT, keys, named, only_campaign, sections, tables
 
 from fedmerge import measures, nets, results, seals, sums, tasks, transport
+from fedmerge.devices import Hardware
 from fedmerge.errors import ConfigError
 from server import plan
 from sites import config, phantom, records
@@ -76,7 +77,7 @@ def test_the_page_has_the_keys_that_the_readers_accept(tmp_path):
         assert phases | more == accepted(tmp_path, f"[{name}]", plan.read)
     assert rows_of("[[site]]").keys() == accepted(tmp_path, "[[site]]", plan.read)
     assert rows_of("[site.data]").keys() == accepted(tmp_path, "[site.data]", north)
-    for name, kind in (("policy", Policy), ("scanner", Scanner)):
+    for name, kind in (("policy", Policy), ("scanner", Scanner), ("hardware", Hardware)):
         assert list(rows_of(f"[site.{name}]")) == [f.name for f in fields(kind)]
 
 
@@ -94,6 +95,7 @@ def differing():
         ("[site.policy]", Policy, 1),
         ("[site.policy]", OPEN, 2),
         ("[site.scanner]", Scanner, 1),
+        ("[site.hardware]", Hardware, 1),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

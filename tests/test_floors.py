@@ -26,6 +26,8 @@ FLOORS = {
     "fedmerge.measures": 1,
     "fedmerge.optimiser": 1,
     "fedmerge.parts": 1,
+    "fedmerge.passes": 1,
+    "fedmerge.recompute": 1,
     "fedmerge.records": 1,
     "fedmerge.sessions": 1,
     "fedmerge.supervisor": 1,

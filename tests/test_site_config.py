@@ -183,6 +183,11 @@ def test_pooled_labels_are_the_targets(campaign):
         ("gamma", "gama", r"north, \[site.scanner\]: unknown key 'gama'; known keys are gain,"),
         ("weights", "wights", r"harbour, \[site.policy\]: unknown key 'wights'"),
         ("[site.scanner]", "[site.skanner]", r"north in campaign.toml: unknown key 'skanner'"),
+        (
+            "[site.scanner]",
+            "[site.hardware]\ngpus = 2\n[site.scanner]",
+            r"north, \[site.hardware\]: unknown key 'gp",
+        ),
         ('role = "source"', 'role = "sauce"', "'role' expected source or target, got 'sauce'"),
         ('folder = "patients"\n', "", r"north, \[site.data\]: 'folder' is missing"),
         ('folder = "patients"', "folder = 3", "'folder' expected a text, got 3"),

@@ -69,7 +69,7 @@ def audit_privacy(
 
         read, who = asked(campaign, site, home, data, Path(work))
         made, named = wire.read(contribution), hashlib.sha256(contribution.read_bytes()).hexdigest()
-        with devices.threads(read.threads):
+        with devices.threads(read.threads), devices.using(who.hardware):
             audit = attack.Audit(who, made, recipe(read, made.cases, site, chain, seed))
             findings = audit.membership(references)
             drawn = audit.inversion(inversion) if inversion else None
