@@ -130,6 +130,7 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
             lr=row.logits_lr,
             kind=row.ratios,  # type: ignore[arg-type]
             state=state or None,
+            device=run.device,
             keep=keep_state,
         )
     else:

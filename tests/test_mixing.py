@@ -61,6 +61,23 @@ def test_a_whole_fit_is_torchs_adam_through_autograd():
         torch.testing.assert_close(got[group], leaf.detach(), rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_fit_on_another_device_comes_back_to_the_models():
+    """The same logits up to rounding, where the models are; the fused weights were where the gradients are."""
+    mix, wanted = mixed(), mixed(T=1, rule="mean")
+    aims = {name: wanted.theta[name][0] for name in wanted.names}
+    seen = set()
+
+    def respond(_, fused):
+        seen.update(value.device.type for value in fused.values())
+        return {name: value - aims[name].to(value.device) for name, value in fused.items()}
+
+    here = fitting.fit(mix, respond, steps=20, lr=0.05)
+    there = fitting.fit(mix, respond, steps=20, lr=0.05, device=torch.device("cuda"))
+    assert seen == {"cpu", "cuda"}
+    torch.testing.assert_close(there, here)
+
+
 @pytest.mark.parametrize("grain", ["layer", "kernel"])
 def test_a_fit_continued_from_a_stored_state_is_the_fit_that_was_not_stopped(grain):
     """Bit for bit, and with fused weights made again or not."""

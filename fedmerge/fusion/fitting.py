@@ -4,6 +4,7 @@ Whoever answers, a function beside the data or a message to a hospital, the same
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -133,6 +134,7 @@ def fit(
     logits: Mapping[str, Tensor] | None = None,
     kind: Kind = "sigmoid",
     state: Mapping[str, Tensor] | None = None,
+    device: torch.device | None = None,
     progress: Callable[[int], None] | None = None,
     keep: Callable[[Params], None] | None = None,
 ) -> Logits:
@@ -147,21 +149,37 @@ def fit(
         logits: where to begin; zeros if not given (uniform ratios; of kind anchored the first model).
         kind: as in `mixing.ratios`.
         state: continue from here instead (`fit_step`).
+        device: where to fuse and to pull back, best that of the gradients; where the models are, if not given.
         progress: is told how many steps are done.
         keep: is given the state after each step, to store it.
 
     Returns:
-        The fitted logits.
+        The fitted logits, where the models are.
     """
     now = dict(state) if state is not None else fit_state(mix, logits)
+    own = next(iter(mix.centre.values())).device
+    there = _placed(mix, device or own)
+    now = {name: value.to(device or own) for name, value in now.items()}
     for k in range(int(now["step"]), steps):
-        fused = fuse(mix, ratios(fit_logits(mix, now), kind))
-        now = fit_step(mix, now, respond(k, fused), lr, kind=kind, fused=fused)
+        fused = fuse(there, ratios(fit_logits(there, now), kind))
+        now = fit_step(there, now, respond(k, fused), lr, kind=kind, fused=fused)
         if progress:
             progress(k + 1)
         if keep:
             keep(now)
-    return fit_logits(mix, now)
+    return {group: value.to(own) for group, value in fit_logits(there, now).items()}
+
+
+def _placed(mix: Mix, device: torch.device) -> Mix:
+    """The mix on a device; itself where it is there already."""
+    if next(iter(mix.centre.values())).device == device:
+        return mix
+
+    def moved(tensors: Params) -> Params:
+        return {name: value.to(device) for name, value in tensors.items()}
+
+    theta = {name: tuple(value.to(device) for value in values) for name, values in mix.theta.items()}
+    return replace(mix, theta=theta, precision=moved(mix.precision), centre=moved(mix.centre), lifted=moved(mix.lifted))
 
 
 def _flat(mix: Mix, by_group: Mapping[str, Tensor]) -> Tensor:
