@@ -9,8 +9,10 @@ STAMP := $(VENV)/.installed
 simulate: $(STAMP)
 	$(BIN)/fedmerge simulate --out runs/simulate --resume
 
+# Files of tests in so many processes.
+WORKERS := 2
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

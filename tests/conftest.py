@@ -1,9 +1,14 @@
 """Fixtures of several files: one thread, plain models; for the fault suite numbers, losses and a consortium."""
 
+import os
+
 import pytest
 import torch
 from disturbed import Disturbed, simulated
 from safetensors.torch import save_file
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
