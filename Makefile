@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: simulate test slow lint format flwr clean
+.PHONY: simulate test slow lint format docs flwr clean
 
 simulate: $(STAMP)
 	$(BIN)/fedmerge simulate --out runs/simulate --resume
@@ -26,6 +26,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The documentation as a site, in docs/_build/.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+
 # The default campaign through Flower's own runtime, in this folder, with a Flower home of its own.
 flwr: $(STAMP)
 	$(BIN)/python -m server.flower --app . --out runs/flwr
@@ -37,4 +42,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) docs/_build build dist *.egg-info
