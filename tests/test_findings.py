@@ -19,11 +19,14 @@ def results(lines):
     return [(line.check, line.result) for line in lines]
 
 
-def test_good_data_are_two_green_lines(tmp_path):
-    """How many cases serve what, the voxels' size, and what of it the net sees."""
+def test_good_data_are_three_green_lines(tmp_path):
+    """How many cases serve what, what they were read as, the voxels' size, and what of it the net sees."""
     site = hospital(tmp_path, validate=1, test=1, spacing_mm=(2.0, 2.0, 2.0))
-    data, geometry = findings.data(site, (8, 8, 8))
+    data, layout, geometry = findings.data(site, (8, 8, 8))
     assert data == Line("data", "ok", f"3 cases in {tmp_path}: 1 to train, 1 to validate, 1 to test")
+    assert layout.found == (
+        "north: 3 cases of 3 patients in the layout 'msd'; modalities T1; label values 1 front; 2 back; 0 background"
+    )
     assert geometry.found == (
         "voxels of 1 x 1 x 1 mm; resampled to 2 x 2 x 2 mm; the net sees 16 x 16 x 16 mm around the centre"
     )

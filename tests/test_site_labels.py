@@ -80,6 +80,6 @@ def test_a_site_that_uses_both_names_means_two_things():
 def test_no_table_gives_a_value_twice():
     """A label table is a map from values to names."""
     for table in labels.TABLES.values():
-        values = [value for of_name in table.values() for value in of_name]
+        values = [value for of_name in table.labels.values() for value in of_name]
         assert len(values) == len(set(values))
         assert 0 not in values
