@@ -149,12 +149,6 @@ def parcelled(table: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]
     return {name: (*values, *parcels.get(name, ())) for name, values in table.items()}
 
 
-def known() -> tuple[int, ...]:
-    """Every value that `structure_of` has a structure for."""
-    values = {value for row in STRUCTURES.values() for value in row}
-    return tuple(sorted(values.union(*(range(first, last + 1) for first, last, _ in RANGES))))
-
-
 def structure_of(value: int) -> str | None:
     """The structure that a value of FreeSurfer's means, None for one that has no row here."""
     for name, values in STRUCTURES.items():
@@ -178,3 +172,14 @@ def label_of(structure: str) -> int:
 
 LABEL_OF = np.array([label_of(name) for name in STRUCTURES], np.uint8)
 """Index of a structure -> its label."""
+
+
+def in_brain() -> tuple[int, ...]:
+    """Every value of a structure of the brain: what a map may hold where some of it is asked for."""
+    ranges = [(value, value, name) for name, row in STRUCTURES.items() for value in row]
+    return tuple(
+        value
+        for first, last, name in sorted((*ranges, *RANGES))
+        if LABEL_OF[INDEX[name]]
+        for value in range(first, last + 1)
+    )

@@ -68,8 +68,8 @@ class Table:
 
 
 TABLES: dict[str, Table] = {
-    "freesurfer": Table(freesurfer.parcelled(FREESURFER), freesurfer.known()),
-    "freesurfer-14": Table(freesurfer.parcelled(freesurfer.CLASSES), freesurfer.known()),
+    "freesurfer": Table(freesurfer.parcelled(FREESURFER), freesurfer.in_brain()),
+    "freesurfer-14": Table(freesurfer.parcelled(freesurfer.CLASSES), freesurfer.in_brain()),
     "brats": Table(BRATS, regions=REGIONS),
     "brats-post": Table(BRATS_POST, regions={**REGIONS, "RC": ("cavity",)}),
     "hippocampus": Table(HIPPOCAMPUS),
@@ -82,7 +82,7 @@ def remap(
     labels: Mapping[str, Sequence[int]],
     background: Sequence[int] = (),
     *,
-    never: Sequence[int] = (),
+    never: Mapping[int, str] | None = None,
     who: str = "label map",
 ) -> npt.NDArray[np.uint8]:
     """A site's label values to 0..K, in the order of `labels`.
@@ -91,14 +91,14 @@ def remap(
         values: label map of any shape and any numeric dtype; the values are whole numbers.
         labels: name -> the values that mean it, for the channels 1..K.
         background: declared values that count as background; 0 always does.
-        never: values that this file must not hold, whatever is declared.
+        never: values that this file must not hold, whatever is declared -> why.
         who: the site and file, for the error.
 
     Returns:
         uint8 of the same shape.
 
     Raises:
-        DataError: a value is not a whole number, or the site did not declare it.
+        DataError: a value is not a whole number, must not be there, or the site did not declare it.
     """
     if not np.issubdtype(values.dtype, np.integer):
         whole = np.rint(values)
@@ -108,8 +108,10 @@ def remap(
         values = whole.astype(np.int64)
     table = {0: 0} | dict.fromkeys(background, 0)
     table |= {value: k for k, name in enumerate(labels, start=1) for value in labels[name]}
-    table = {value: k for value, k in table.items() if value not in never}
     there = present(values)
+    for value, reason in (never or {}).items():
+        if value in there:
+            raise DataError(f"{who}: label value {value} is there, and {reason}")
     unknown = [value for value in there if value not in table]
     if unknown:
         raise DataError(

@@ -222,7 +222,7 @@ def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, 
             add(found.label, "error", str(error))
     seen.values.update(labels.present(label.data))
     try:
-        truth = labels.remap(label.data, site.data.labels, site.data.background, never=found.never, who=name)
+        truth = labels.remap(label.data, site.data.labels, site.data.background, never=dict(found.never), who=name)
     except FedmergeError as error:
         add(found.label, "error", str(error))
         return findings

@@ -22,12 +22,17 @@ NAME = re.compile(rf"(?P<case>.+)[_-](?P<word>{'|'.join(WORDS)})", re.IGNORECASE
 # Until 2019 a name ends with the number of a scan; 2020 and 2021 have one scan of each patient; then come timepoints.
 PATIENTS = (
     re.compile(r"(BraTS1[789]_.+)_\d+", re.IGNORECASE),
-    re.compile(r"(BraTS20_(?:Training|Validation)_\d+)"),
-    re.compile(r"((?:BraTS20|FeTS)\d\d(?:_Training|_Validation)?_\d+)"),
+    re.compile(r"((?:BraTS20|FeTS21)_(?:Training|Validation)_\d+)"),
+    re.compile(r"((?:BraTS|FeTS)20\d\d_\d+)"),
     re.compile(r"(BraTS-[A-Z]+-\d+)-\d{3}"),
 )
 TIMEPOINT = PATIENTS[-1]
-CAVITY = 4
+
+# Why a map must not hold 4 where the site's labels read it the other way.
+NOT_ENHANCING = (
+    'under names as since 2023 it is no enhancing tumour (2024: a cavity): choose with labels = "brats-post"'
+)
+NOT_CAVITY = 'under names as until 2021 it is the enhancing tumour: choose with labels = "brats"'
 
 
 def read(data: Data) -> Listing:
@@ -38,7 +43,7 @@ def read(data: Data) -> Listing:
     """
     if strange := [name for name in data.modalities if name not in ORDER]:
         raise DataError(f"{data.folder.name}: the layout 'brats' has {', '.join(ORDER)}, got the modality {strange[0]}")
-    listing = Listing()
+    listing = Listing(label="whose name ends with _seg or -seg")
     others: dict[Path, list[str]] = {}
     for path in volumes_below(data.folder):
         match = NAME.fullmatch(stem(path))
@@ -50,17 +55,17 @@ def read(data: Data) -> Listing:
     for case, files in listing.cases.items():
         if known := first_match(PATIENTS, case):
             listing.patients[case] = known
-        if TIMEPOINT.fullmatch(case) and _four_is_enhancing(data):
-            listing.never[case] = (CAVITY,)
+            listing.never[case] = _never(case, data)
         there = others.get(next(iter(files.values())).parent)
         if LABEL not in files and there and files.keys() == set(listing.names):
             listing.problems[case] = (
                 f"case '{case}' has no label map {case}_seg (or -seg), and {', '.join(there)} is named otherwise"
             )
-    listing.label = "whose name ends with _seg or -seg"
     return listing
 
 
-def _four_is_enhancing(data: Data) -> bool:
-    """Whether the site counts 4 as what 3 is: right until 2021, and never under the names with a timepoint."""
-    return any({3, CAVITY} <= set(values) for values in data.labels.values())
+def _never(case: str, data: Data) -> tuple[tuple[int, str], ...]:
+    """What 4 cannot mean in the year that a case's name tells."""
+    if TIMEPOINT.fullmatch(case):
+        return ((4, NOT_ENHANCING),) if any({3, 4} <= set(values) for values in data.labels.values()) else ()
+    return ((4, NOT_CAVITY),) if 4 in data.labels.get("cavity", ()) else ()

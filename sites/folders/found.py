@@ -25,7 +25,7 @@ class Found:
 
     `patient` is None where the id does not tell. `lent` is the case whose label map this one is trained with, where a
     simulation makes the labels meaningless. `group` is the class folder of a picture, whose file is its label too.
-    `never` are values that the label map must not hold although the site's labels have them.
+    `never` are values that the label map must not hold although the site's labels have them, each with the reason.
     """
 
     id: str
@@ -34,7 +34,7 @@ class Found:
     label: Path
     lent: "Found | None" = None
     group: str = ""
-    never: tuple[int, ...] = ()
+    never: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Listing:
     problems: dict[str, str] = field(default_factory=dict)
     patients: dict[str, str] = field(default_factory=dict)
     label: str = ""
-    never: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    never: dict[str, tuple[tuple[int, str], ...]] = field(default_factory=dict)
 
 
 def put(listing: Listing, case: str, name: str, path: Path) -> None:
