@@ -20,8 +20,11 @@ def layout(site: Site, seen: Seen) -> str:
     complete, problems = cases.scan(site.data)
     found = complete if problems else cases.select(complete, site.data.cases)
     patients = {one.patient for one in found}
-    who = f"{len(found)} cases" if None in patients else f"{len(found)} cases of {len(patients)} patients"
-    words = [f"{who} in the layout '{site.data.layout}'", "modalities " + ", ".join(cases.modalities(site.data))]
+    who = "" if None in patients else f" of {_count(len(patients), 'patient')}"
+    words = [
+        f"{_count(len(found), 'case')}{who} in the layout '{site.data.layout}'",
+        "modalities " + ", ".join(cases.modalities(site.data)),
+    ]
     if problems:
         words[0] += f", and {len(problems)} that cannot be used"
     if site.data.layout == "classes":
@@ -30,6 +33,10 @@ def layout(site: Site, seen: Seen) -> str:
     elif seen.values:
         words.append("label values " + "; ".join(_meanings(site, seen.values)))
     return f"{site.name}: " + "; ".join(words)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _meanings(site: Site, values: set[int]) -> list[str]:

@@ -186,4 +186,4 @@ def test_a_site_that_has_incomplete_cases_is_told_what_it_has_all_the_same(tmp_p
     seen = preflight.Seen()
     (error, *_) = preflight.check(site, None, seen)
     assert error.sentence == f"{tmp_path.name}: case 'bob' has no mri/aseg.mgz"
-    assert explained.layout(site, seen).startswith("h: 1 cases in the layout 'freesurfer', and 1 that cannot be used;")
+    assert explained.layout(site, seen).startswith("h: 1 case in the layout 'freesurfer', and 1 that cannot be used;")
