@@ -50,25 +50,33 @@ def read(data: Data) -> Listing:
     raw = _tree(data.folder)
     shape = _parse(data.label_file or "dseg")
     derived = _derivative(data, shape.suffix) or raw
-    maps = [one for one in derived if one.suffix == shape.suffix]
     names = data.modalities or _seen([*raw, *derived])
+    asked = {name: _parse(file) for name, file in data.files.items()}
+    images, beside = _by_case(raw), _by_case(derived)
     listing = Listing(names=names, label=f"{data.label_file or '*_dseg'}, beside its images or in a derivative")
-    imaged = {one.case for one in raw if not {one.modality, one.suffix}.isdisjoint(names)}
-    for case in sorted(imaged.union(one.case for one in maps)):
-        labels = _chosen([one for one in maps if one.case == case], shape if data.label_file else None)
-        chosen = {LABEL: labels}
+    for case in sorted({*images, *beside}):
+        drawn = [one for one in beside.get(case, ()) if one.suffix == shape.suffix]
+        chosen = {LABEL: _chosen(drawn, shape if data.label_file else None)}
         for name in names:
-            asked = _parse(data.files[name]) if name in data.files else None
-            for tree in (raw, derived):
-                images = [one for one in tree if one.case == case and _is(one, name, asked)]
-                chosen[name] = _beside(_chosen(images, asked), labels)
-                if chosen[name]:
-                    break
-        listing.cases[case] = {name: files[0].path for name, files in chosen.items() if files}
+            first, second = (
+                _chosen([one for one in tree.get(case, ()) if _is(one, name, asked.get(name))], asked.get(name))
+                for tree in (images, beside)
+            )
+            chosen[name] = _beside(first or second, chosen[LABEL])
+        got = {name: files[0].path for name, files in chosen.items() if files}
+        if got:
+            listing.cases[case] = got
         for name, files in chosen.items():
             if len(files) > 1:
                 listing.problems.setdefault(case, _ambiguous(case, name, files))
     return listing
+
+
+def _by_case(files: Iterable[Named]) -> dict[str, list[Named]]:
+    cases: dict[str, list[Named]] = {}
+    for one in files:
+        cases.setdefault(one.case, []).append(one)
+    return cases
 
 
 def _tree(folder: Path) -> list[Named]:
