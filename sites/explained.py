@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from fedmerge.errors import DataError
 from sites import cases, labels
 from sites.preflight import Seen
 from sites.records import Site
@@ -15,9 +16,11 @@ def layout(site: Site, seen: Seen) -> str:
         seen: what `preflight.check` saw in the files.
 
     Raises:
-        FedmergeError: the folder cannot be read, or `cases` does not fit it.
+        FedmergeError: the folder is not there or holds nothing, or `cases` does not fit it.
     """
     complete, problems = cases.scan(site.data)
+    if "" in problems:
+        raise DataError(problems[""])
     found = complete if problems else cases.select(complete, site.data.cases)
     patients = {one.patient for one in found}
     who = "" if None in patients else f" of {_count(len(patients), 'patient')}"

@@ -156,7 +156,9 @@ def write_like(array: Array, frame: Frame, path: Path) -> None:
 
 
 def write(array: Array, affine: Array, path: Path, *, codes: tuple[int, int] = (1, 1)) -> None:
-    """Writes (X, Y, Z) voxels with their affine; the same input gives the same bytes."""
+    """Writes (X, Y, Z) voxels with their affine as .nii or .nii.gz; the same input gives the same bytes."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise DataError(f"{path.name} expected a name that ends with .nii or .nii.gz")
     image = nib.Nifti1Image(np.ascontiguousarray(array), affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=codes[0])

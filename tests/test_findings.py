@@ -56,6 +56,24 @@ def test_every_finding_is_a_line_with_its_own_remedy(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("x: case 'a' has no mri/aseg.mgz", "complete the case"),
+        ("x: case 'a' has two label maps, a/b.nii and c/b.nii", "complete the case"),
+        (
+            "x: case 'a' has 2 label maps, b, c: choose with label_file = \"b\"",
+            "set the key that the sentence ends with",
+        ),
+        ("h: a.mgz is not an MGH file: Not a gzipped file (b'he')", "restore the file from the archive"),
+        ('h: x/a_seg.nii.gz: label value 4 is there, and it is y: choose with labels = "brats"', "set the key"),
+    ],
+)
+def test_what_a_layouts_reader_says_has_a_remedy(sentence, told):
+    """A file to bring, a key to set, a file to restore."""
+    assert findings.remedy(sentence).startswith(told)
+
+
 def test_no_folder_is_an_error_that_names_the_keys_to_set(tmp_path):
     """And nothing else is said of the data."""
     site = hospital(tmp_path)

@@ -84,7 +84,7 @@ def test_a_case_without_a_label_map_is_told_what_was_looked_for(tmp_path):
         " -seg), and W39_1998.09.19_Segm.nii.gz is named otherwise",
         "BraTS2021_00001": f"{where}: case 'BraTS2021_00001' has no label map whose name ends with _seg or -seg",
         "BraTS2021_00002": f"{where}: case 'BraTS2021_00002' has two files of the modality T2,"
-        " BraTS2021_00002_t2.nii.gz and BraTS2021_00002_t2.mgz",
+        " BraTS2021_00002/BraTS2021_00002_t2.nii.gz and copy/BraTS2021_00002_t2.mgz",
     }
 
 

@@ -53,7 +53,7 @@ def test_nnunets_endings(tmp_path):
     told.write_text(json.dumps({"channel_names": {"0": "MRI"}, "file_ending": ".nii.gz"}))
     assert [one.id for one in cases.find(data)] == ["a"]
     write(tmp_path / "imagesTr/a.nii", head(0)[0])
-    with pytest.raises(DataError, match=r"case 'a' has two images, a.nii and a.nii.gz$"):
+    with pytest.raises(DataError, match=r"case 'a' has two images, imagesTr/a.nii and imagesTr/a.nii.gz$"):
         cases.find(data)
     told.write_text(json.dumps({"channel_names": {"0": "MRI"}, "file_ending": ".nrrd"}))
     with pytest.raises(DataError, match=r"has the file_ending '.nrrd', expected one of .nii.gz, .nii, .mgz, .mgh$"):

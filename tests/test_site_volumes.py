@@ -219,6 +219,8 @@ def test_a_label_map_of_an_mgh_image_lies_on_its_voxels(tmp_path, voxels):
     np.testing.assert_array_equal(np.asarray(back.dataobj), np.asarray(there.dataobj))
     np.testing.assert_allclose(back.affine, there.affine, atol=1e-5)
     assert "".join(nib.aff2axcodes(back.affine)) == "LIA"
+    with pytest.raises(DataError, match=r"^b.mgz expected a name that ends with .nii or .nii.gz$"):
+        volumes.write_like(volume.data, volume.frame, tmp_path / "b.mgz")
     assert (int(back.header["sform_code"]), int(back.header["qform_code"])) == (1, 1)
 
 

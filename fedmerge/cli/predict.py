@@ -22,7 +22,7 @@ def predict(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="NIfTI or MGH images, one patient's after the other where a model has several channels; or pictures.",
+            help="Images (NIfTI or MGH), with several channels one patient's files after the other; or pictures.",
             show_default=False,
         ),
     ],

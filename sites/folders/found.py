@@ -63,7 +63,8 @@ def put(listing: Listing, case: str, name: str, path: Path) -> None:
     files = listing.cases.setdefault(case, {})
     if name in files:
         what = {LABEL: "label maps", ALL: "images"}.get(name, f"files of the modality {name}")
-        listing.problems[case] = f"case '{case}' has two {what}, {files[name].name} and {path.name}"
+        both = " and ".join(f"{one.parent.name}/{one.name}" for one in (files[name], path))
+        listing.problems[case] = f"case '{case}' has two {what}, {both}"
     files[name] = path
 
 
