@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from fedmerge.errors import FedmergeError
-from sites import cases, explained, labels, pictures, preflight, room, wording
+from sites import cases, described, labels, pictures, preflight, room, wording
 from sites.records import Site
 
 Result = Literal["ok", "warning", "off", "error"]
@@ -95,7 +95,7 @@ def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
             if part
         )
         told.insert(0, Line("data", "ok", f"{len(chosen)} cases in {site.data.folder}: {parts}"))
-        told.insert(1, Line("layout", "ok", explained.layout(site, seen)))
+        told.insert(1, Line("layout", "ok", described.layout(site, seen)))
     if chosen and not any(line.result == "error" for line in told):
         told.append(Line("geometry", "ok", GEOMETRIES.get(site.data.layout, _geometry)(site, chosen, patch)))
     return told

@@ -29,7 +29,7 @@ MGH_HEADER_BYTES, MGH_TYPES = 284, (0, 1, 3, 4)  # of voxels: uint8, int32, floa
 SAME_AFFINE_MM = 1e-3
 """Affines that differ by less, at every corner of the volume, are the same: headers store float32."""
 
-BROKEN = (
+NOT_NIFTI = (  # nor MGH
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
     nib.wrapstruct.WrapStructError,
@@ -184,7 +184,7 @@ def _open(path: Path, name: str) -> Image:
         raise DataError(f"{name} is not {kind} file: {error}") from None
     except (EOFError, zlib.error) as error:
         raise DataError(f"{name} is truncated or damaged: {error}") from None
-    except BROKEN as error:
+    except NOT_NIFTI as error:
         raise DataError(f"{name} is not {kind} file: {str(error).rstrip('.')}") from None
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror or error}") from None

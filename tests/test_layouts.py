@@ -13,7 +13,7 @@ from made_layouts import BRATS_2018, BRATS_2023
 
 from fedmerge.cli import predict as cli_predict
 from fedmerge.errors import DataError
-from sites import cases, config, explained, predict, preflight
+from sites import cases, config, described, predict, preflight
 from sites.records import OPEN, Site
 from sites.tables import data as read_data
 
@@ -189,5 +189,5 @@ def test_a_site_that_has_incomplete_cases_is_told_what_it_has_all_the_same(tmp_p
     (error, *_) = preflight.check(site, None, seen)
     assert error.sentence == f"{tmp_path.name}: case 'bob' has no mri/aseg.mgz"
     with pytest.raises(DataError, match="there is no folder"):
-        explained.layout(replace(site, data=replace(site.data, folder=tmp_path / "none")), seen)
-    assert explained.layout(site, seen).startswith("h: 1 case in the layout 'freesurfer', and 1 that cannot be used;")
+        described.layout(replace(site, data=replace(site.data, folder=tmp_path / "none")), seen)
+    assert described.layout(site, seen).startswith("h: 1 case in the layout 'freesurfer', and 1 that cannot be used;")

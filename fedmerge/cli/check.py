@@ -66,7 +66,7 @@ def findings(
     """(site, file, "error" or "warning", sentence) for all that training would find; a sentence on each folder."""
     from fedmerge import contribution, wire
     from server import given as given_files
-    from sites import config, explained, preflight
+    from sites import config, described, preflight
 
     folders: list[str] = []
     rows: list[tuple[str, ...]] = []
@@ -92,7 +92,7 @@ def findings(
             seen = preflight.Seen()
             rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.check(site, plan.patch, seen)]
             with contextlib.suppress(FedmergeError):  # the rows have said why
-                folders.append(explained.layout(site, seen))
+                folders.append(described.layout(site, seen))
         rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.agree(sites)]
         for target in plan.targets if any(method.sources == "pooled" for method in methods) else ():
             attempt(target, path.name, partial(config.pooled, path, work=work, data=data, target=target))
