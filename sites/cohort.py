@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmerge.errors import ConfigError, DataError
-from sites import contrasts, freesurfer, lesions, synthesis
+from sites import contrasts, freesurfer, lesions, synthesis, volumes
 from sites.draws import generator, stable_seed
 from sites.phantom import PROFILES
 
@@ -78,7 +78,7 @@ def find(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
-    files = [(_stem(path), path) for path in sorted(folder.iterdir()) if path.name.endswith(freesurfer.SUFFIXES)]
+    files = [(volumes.stem(path), path) for path in sorted(folder.iterdir()) if path.name.endswith(volumes.SUFFIXES)]
     files += [(path.parents[1].name, path) for path in sorted(folder.glob("*/mri/aseg.mgz"))]
     brains: dict[str, Path] = {}
     for name, path in files:
@@ -89,9 +89,7 @@ def find(folder: Path) -> dict[str, Path]:
             raise DataError(f"{path} expected a name with letters and digits of its own, got '{plain}' a second time")
         brains[plain] = path
     if not brains:
-        raise DataError(
-            f"{folder} holds no label map: expected {', '.join(freesurfer.SUFFIXES)} or SUBJECT/mri/aseg.mgz"
-        )
+        raise DataError(f"{folder} holds no label map: expected {', '.join(volumes.SUFFIXES)} or SUBJECT/mri/aseg.mgz")
     return brains
 
 
@@ -197,7 +195,3 @@ def check(hospital: Hospital) -> None:
             f"'{hospital.name}' expected a case of each of its {len(hospital.brains)} brains or more,"
             f" got {hospital.cases}"
         )
-
-
-def _stem(path: Path) -> str:
-    return next(path.name.removesuffix(end) for end in freesurfer.SUFFIXES if path.name.endswith(end))

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from fedmerge.errors import FedmergeError
-from sites import cases, labels, pictures, preflight, room, wording
+from sites import cases, described, labels, pictures, preflight, room, wording
 from sites import hardware as machine
 from sites.records import Site
 
@@ -48,9 +48,10 @@ class Asked:
 
 
 REMEDIES = (
-    (r"truncated|damaged|not a NIfTI|cannot be read", "restore the file from the archive, or leave the case out"),
-    (r"is missing|has no label map|has the modalities", "complete the case, or move it out of the folder"),
+    (r"truncated|damaged|not an? \w+ file|cannot be read", "restore the file from the archive, or leave the case out"),
+    (r"is missing|case '.*' has (no|two) |has the modalities", "complete the case, or move it out of the folder"),
     (r"there is no folder|holds no case", "set `folder` and `layout` of [data] in site.toml; can the agent read it?"),
+    (r"choose with", "set the key that the sentence ends with in [data] of site.toml"),
     (r"is not declared", "name the value under `labels` or `background` of [data] in site.toml"),
     (r"expected the shape|expected the affine", "export image and label map of the case on one grid"),
     (r"outside the net's patch", "set a larger `spacing_mm` in [data], or ask the coordinator for a larger patch"),
@@ -85,7 +86,8 @@ def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
         site: every file of its cases is read.
         patch: (X, Y, Z) of the net's input; None where no campaign is known yet.
     """
-    found = preflight.check(site, patch)
+    seen = preflight.Seen()
+    found = preflight.check(site, patch, seen)
     told = [
         Line("geometry" if GEOMETRY.search(f.sentence) else "data", f.severity, f.sentence, remedy(f.sentence))
         for f in found
@@ -102,6 +104,7 @@ def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
             if part
         )
         told.insert(0, Line("data", "ok", f"{len(chosen)} cases in {site.data.folder}: {parts}"))
+        told.insert(1, Line("layout", "ok", described.layout(site, seen)))
     if chosen and not any(line.result == "error" for line in told):
         told.append(Line("geometry", "ok", GEOMETRIES.get(site.data.layout, _geometry)(site, chosen, patch)))
     return told

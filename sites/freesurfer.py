@@ -3,21 +3,17 @@
 Geyer et al. (MIDL 2019) segment 14 classes of the whole brain: task 1 is classes 1 to 7, task 2 classes 8 to 14.
 """
 
-# nibabel is typed, but most of its functions are not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from fedmerge.errors import DataError
 from sites import volumes
 
-SUFFIXES = (".nii.gz", ".nii", ".mgz")
 MIDDLE = (251, 252, 253, 254, 255)  # the corpus callosum, which FreeSurfer's aseg takes out of the white matter
 
 # In the paper's order, 1 to 14. Values that are in no row are no class of the paper's.
@@ -30,7 +26,7 @@ CLASSES: dict[str, tuple[int, ...]] = {
     "pallidum": (13, 52),
     "csf": (24,),
     "cerebellum-white-matter": (7, 46),
-    "white-matter": (2, 41, 77, *MIDDLE),
+    "white-matter": (2, 41, 77, 78, 79, *MIDDLE),
     "hippocampus": (17, 53),
     "ventricles": (4, 43, 5, 44, 14, 15, 72),
     "putamen": (12, 51),
@@ -57,8 +53,8 @@ STRUCTURES: dict[str, tuple[int, ...]] = {
     "cortex": (3, 42),
     "accumbens": (26, 58),
     "white-matter": (2, 41, *MIDDLE),
-    "white-matter-lesion": (77,),
-    "lesion": (25, 57, 80),
+    "white-matter-lesion": (77, 78, 79),
+    "lesion": (25, 57, 80, 81, 82),
     "cerebellum-cortex": (8, 47),
     "cerebellum-white-matter": (7, 46),
     "thalamus": (10, 49),
@@ -90,12 +86,14 @@ STRUCTURES: dict[str, tuple[int, ...]] = {
 INDEX: dict[str, int] = {name: k for k, name in enumerate(STRUCTURES)}
 
 # First and last value -> structure, where a whole range has one meaning: the head outside the brain, and the parcels
-# of cortex and white matter in aparc+aseg and wmparc.
+# of cortex and white matter in aparc+aseg, aparc.a2009s+aseg and wmparc.
 RANGES: tuple[tuple[int, int, str], ...] = (
     (500, 999, "soft-tissue"),
     (1000, 2999, "cortex"),
     (3000, 4999, "white-matter"),
     (5001, 5002, "white-matter"),
+    (11100, 12175, "cortex"),
+    (13100, 14175, "white-matter"),
 )
 
 
@@ -126,7 +124,8 @@ def read(path: Path) -> Brain:
     Raises:
         DataError: the file cannot be read, holds values that FreeSurfer's table does not have here, or no brain.
     """
-    values, affine = _voxels(path)
+    volume = volumes.read_labels(path)
+    values = volume.data
     whole = np.rint(values).astype(np.int64)
     present = np.unique(whole)
     unknown = ", ".join(str(v) for v in present if structure_of(int(v)) is None)
@@ -139,7 +138,15 @@ def read(path: Path) -> Brain:
     structures = table[whole]
     if not np.isin(structures, (INDEX["white-matter"], INDEX["cortex"])).any():
         raise DataError(f"{path.name} expected a brain, got neither white matter (2, 41) nor cortex (3, 42)")
-    return Brain(structures, affine)
+    return Brain(structures, volume.affine)
+
+
+def parcelled(table: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """A table of structures, each with the parcels that it may be divided into besides: name -> values."""
+    parcels: dict[str, tuple[int, ...]] = {}
+    for first, last, name in RANGES:
+        parcels[name] = (*parcels.get(name, ()), *range(first, last + 1))
+    return {name: (*values, *parcels.get(name, ())) for name, values in table.items()}
 
 
 def structure_of(value: int) -> str | None:
@@ -167,18 +174,12 @@ LABEL_OF = np.array([label_of(name) for name in STRUCTURES], np.uint8)
 """Index of a structure -> its label."""
 
 
-def _voxels(path: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float64]]:
-    """Values and affine on canonical axes."""
-    if not path.name.endswith(".mgz"):
-        volume = volumes.read_labels(path)
-        return volume.data, volume.affine
-    try:
-        image = nib.as_closest_canonical(nib.freesurfer.mghformat.MGHImage.from_filename(path))
-        values = np.asanyarray(image.dataobj)
-    except FileNotFoundError:
-        raise DataError(f"{path.name} is missing") from None
-    except (*volumes.NOT_NIFTI, OSError, EOFError) as error:
-        raise DataError(f"{path.name} is not an MGH file: {str(error).rstrip('.')}") from None
-    if values.ndim != 3 or not values.size:
-        raise DataError(f"{path.name} expected 3 dimensions, got {values.ndim}")
-    return np.ascontiguousarray(values), np.asarray(image.affine, np.float64)
+def in_brain() -> tuple[int, ...]:
+    """Every value of a structure of the brain: what a map may hold where some of it is asked for."""
+    ranges = [(value, value, name) for name, row in STRUCTURES.items() for value in row]
+    return tuple(
+        value
+        for first, last, name in sorted((*ranges, *RANGES))
+        if LABEL_OF[INDEX[name]]
+        for value in range(first, last + 1)
+    )

@@ -1,13 +1,15 @@
 """Label maps: what the values of well-known annotations mean, and from a site's values to 1..K."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
 from fedmerge.errors import DataError
+from sites import freesurfer
 
 # The aseg part of FreeSurfer's colour table, both hemispheres under one name.
 FREESURFER: dict[str, tuple[int, ...]] = {
@@ -31,17 +33,48 @@ FREESURFER: dict[str, tuple[int, ...]] = {
     "ventral-dc": (28, 60),
 }
 
-# BraTS until 2022 wrote the enhancing part as 4, later as 3; a file never holds both.
+# Since 2023 the enhancing tumour is 3, until 2021 it was 4: 1 necrosis, 2 oedema, 4 enhancing, as
+# https://www.med.upenn.edu/sbia/brats2018/tasks.html has it (2018), and the same for 2019 to 2021; 3 from the naming
+# BraTS-GLI-00000-000 on (Synapse syn51156910, 2023).
 BRATS: dict[str, tuple[int, ...]] = {"necrosis": (1,), "oedema": (2,), "enhancing": (3, 4)}
+
+# After treatment (BraTS 2024, adult glioma; de Verdier et al., arXiv:2405.18368) 4 is the hole that the surgeon left.
+# It is no tumour: no region but its own holds it.
+BRATS_POST: dict[str, tuple[int, ...]] = {"necrosis": (1,), "oedema": (2,), "enhancing": (3,), "cavity": (4,)}
+
+# What the challenge scores: whole tumour, tumour core, enhancing tumour.
+REGIONS: dict[str, tuple[str, ...]] = {
+    "WT": ("necrosis", "oedema", "enhancing"),
+    "TC": ("necrosis", "enhancing"),
+    "ET": ("enhancing",),
+}
 
 HIPPOCAMPUS: dict[str, tuple[int, ...]] = {"anterior": (1,), "posterior": (2,)}
 
-TABLES: dict[str, Mapping[str, tuple[int, ...]]] = {
-    "freesurfer": FREESURFER,
-    "brats": BRATS,
-    "hippocampus": HIPPOCAMPUS,
+
+@dataclass(frozen=True)
+class Table:
+    """A well-known annotation.
+
+    Attributes:
+        labels: name -> the values that mean it, in the order of a net's channels.
+        known: values that its files may hold besides, all of them background.
+        regions: unions of labels that scores are taken of.
+    """
+
+    labels: Mapping[str, tuple[int, ...]]
+    known: tuple[int, ...] = ()
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+TABLES: dict[str, Table] = {
+    "freesurfer": Table(freesurfer.parcelled(FREESURFER), freesurfer.in_brain()),
+    "freesurfer-14": Table(freesurfer.parcelled(freesurfer.CLASSES), freesurfer.in_brain()),
+    "brats": Table(BRATS, regions=REGIONS),
+    "brats-post": Table(BRATS_POST, regions={**REGIONS, "RC": ("cavity",)}),
+    "hippocampus": Table(HIPPOCAMPUS),
 }
-"""Name of a table -> label name -> values; a site's file writes `thalamus = "freesurfer:thalamus"`."""
+"""A site's file takes a table whole (`labels = "brats"`), in part, or name by name (`csf = "freesurfer:csf"`)."""
 
 
 def remap(
@@ -49,6 +82,7 @@ def remap(
     labels: Mapping[str, Sequence[int]],
     background: Sequence[int] = (),
     *,
+    never: Mapping[int, str] | None = None,
     who: str = "label map",
 ) -> npt.NDArray[np.uint8]:
     """A site's label values to 0..K, in the order of `labels`.
@@ -57,13 +91,14 @@ def remap(
         values: label map of any shape and any numeric dtype; the values are whole numbers.
         labels: name -> the values that mean it, for the channels 1..K.
         background: declared values that count as background; 0 always does.
+        never: values that this file must not hold, whatever is declared -> why.
         who: the site and file, for the error.
 
     Returns:
         uint8 of the same shape.
 
     Raises:
-        DataError: a value is not a whole number, or the site did not declare it.
+        DataError: a value is not a whole number, must not be there, or the site did not declare it.
     """
     if not np.issubdtype(values.dtype, np.integer):
         whole = np.rint(values)
@@ -73,25 +108,48 @@ def remap(
         values = whole.astype(np.int64)
     table = {0: 0} | dict.fromkeys(background, 0)
     table |= {value: k for k, name in enumerate(labels, start=1) for value in labels[name]}
-    present = _present(values)
-    unknown = [value for value in present if value not in table]
+    there = present(values)
+    for value, reason in (never or {}).items():
+        if value in there:
+            raise DataError(f"{who}: label value {value} is there, and {reason}")
+    unknown = [value for value in there if value not in table]
     if unknown:
         raise DataError(
-            f"{who}: label value {', '.join(map(str, unknown))} is not declared;"
-            f" declared are {', '.join(map(str, sorted(table)))}"
+            f"{who}: label value {', '.join(map(str, unknown))} is not declared; declared are {in_words(table)}"
         )
+    if _small(values):
+        numbers = np.zeros(1 + max(there), np.uint8)
+        numbers[there] = [table[value] for value in there]
+        return np.asarray(numbers[values])
     out = np.zeros(values.shape, np.uint8)
-    for value in present:
+    for value in there:
         if table[value]:
             out[values == value] = table[value]
     return out
 
 
-def _present(values: npt.NDArray[np.generic]) -> list[int]:
+def in_words(values: Iterable[int]) -> str:
+    """Whole numbers in order; five or more in a row are told by their ends."""
+    rows: list[list[int]] = []
+    for value in sorted(values):
+        if rows and value == rows[-1][-1] + 1:
+            rows[-1].append(value)
+        else:
+            rows.append([value])
+    return ", ".join(f"{row[0]} to {row[-1]}" if len(row) > 4 else ", ".join(map(str, row)) for row in rows)
+
+
+def present(values: npt.NDArray[np.generic]) -> list[int]:
     """The sorted distinct values; counting is ten times as fast as sorting where the values are small."""
-    if values.size and int(values.min()) >= 0 and int(values.max()) < 1 << 16:
+    if not np.issubdtype(values.dtype, np.integer):
+        values = np.rint(values)
+    elif _small(values):
         return [int(v) for v in np.flatnonzero(np.bincount(values.ravel().astype(np.intp)))]
     return [int(v) for v in np.unique(values)]
+
+
+def _small(values: npt.NDArray[np.generic]) -> bool:
+    return bool(values.size) and int(values.min()) >= 0 and int(values.max()) < 1 << 16
 
 
 def misspelt(sites: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str, str]]:

@@ -184,7 +184,7 @@ def read_truth(found: Found, image: Volume, data: Data, who: str = "") -> npt.ND
     name = f"{who}: {found.label.parent.name}/{found.label.name}"
     label = volumes.read_labels(found.label, who=who)
     volumes.same_grid(image, label, f"the image {found.images[0].name}", name)
-    return labels.remap(label.data, data.labels, data.background, who=name)
+    return labels.remap(label.data, data.labels, data.background, never=dict(found.never), who=name)
 
 
 def grid_of(image: Volume, data: Data, patch: Sequence[int]) -> Grid:

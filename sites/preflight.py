@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, product
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -32,17 +32,27 @@ class Finding:
     sentence: str
 
 
-def check(site: Site, patch: Sequence[int] | None = None) -> list[Finding]:
+@dataclass
+class Seen:
+    """What the files of a site show: label (1..K) -> how many cases have it, and all values of its label maps."""
+
+    labels: Counter[int] = field(default_factory=Counter)
+    values: set[int] = field(default_factory=set)
+
+
+def check(site: Site, patch: Sequence[int] | None = None, seen: Seen | None = None) -> list[Finding]:
     """Reads every file of the site's cases and lists what is wrong; nothing is trained.
 
     Args:
         site: whose data to read; synthetic hospitals are made if need be.
         patch: (X, Y, Z) of the net's input, to say what lies outside it; of pictures (rows, columns).
+        seen: is told what the files show.
 
     Returns:
         the findings, in the order of the cases; empty where all is well.
     """
     findings: list[Finding] = []
+    seen = Seen() if seen is None else seen
 
     def found_error(file: str, error: FedmergeError | str) -> None:
         findings.append(Finding(site.name, file, "error", str(error)))
@@ -77,13 +87,12 @@ def check(site: Site, patch: Sequence[int] | None = None) -> list[Finding]:
             found_error("", sentence)
         findings += _about_split(site, split)
     names = cases.modalities(site.data)
-    seen: Counter[int] = Counter()
     for done, one in enumerate(chosen, start=1):
         findings += CASES.get(site.data.layout, _case)(site, one, len(names), patch, seen)
         report(site.name, "checking files", done, len(chosen))
     if not any(f.severity == "error" for f in findings):
         for k, label in enumerate(site.data.labels, start=1):
-            if not seen[k]:
+            if not seen.labels[k]:
                 findings.append(Finding(site.name, "", "warning", f"{site.name}: no case shows '{label}'"))
     return findings
 
@@ -179,8 +188,8 @@ def _about_split(site: Site, split: cases.Split) -> list[Finding]:
     return findings
 
 
-def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, seen: Counter[int]) -> list[Finding]:
-    """All that is wrong with one case; counts the labels that it shows into `seen`."""
+def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, seen: Seen) -> list[Finding]:
+    """All that is wrong with one case; what its label map shows goes into `seen`."""
     findings: list[Finding] = []
 
     def add(path: Path, severity: Literal["error", "warning"], sentence: str) -> None:
@@ -212,12 +221,13 @@ def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, 
             volumes.same_grid(images[0][1], label, f"the image {images[0][0].name}", name)
         except FedmergeError as error:
             add(found.label, "error", str(error))
+    seen.values.update(labels.present(label.data))
     try:
-        truth = labels.remap(label.data, site.data.labels, site.data.background, who=name)
+        truth = labels.remap(label.data, site.data.labels, site.data.background, never=dict(found.never), who=name)
     except FedmergeError as error:
         add(found.label, "error", str(error))
         return findings
-    seen.update(int(k) for k in np.unique(truth))
+    seen.labels.update(int(k) for k in np.unique(truth))
     if not truth.any():
         add(found.label, "warning", f"{name} shows none of the site's labels")
     elif patch is not None and images:
@@ -228,10 +238,10 @@ def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, 
     return findings
 
 
-def _picture(site: Site, found: Found, channels: int, patch: Sequence[int] | None, seen: Counter[int]) -> list[Finding]:
+def _picture(site: Site, found: Found, channels: int, patch: Sequence[int] | None, seen: Seen) -> list[Finding]:
     """All that is wrong with one picture; counts its class into `seen`."""
     name = found.images[0].name
-    seen[1 + list(site.data.labels).index(pictures.class_of(found.group, site.data))] += 1
+    seen.labels[1 + list(site.data.labels).index(pictures.class_of(found.group, site.data))] += 1
     try:
         pixels = pictures.read(found.images[0], channels, who=site.name)
     except FedmergeError as error:
@@ -241,5 +251,5 @@ def _picture(site: Site, found: Found, channels: int, patch: Sequence[int] | Non
     return [Finding(site.name, name, "warning", f"{site.name}: {found.id} has the same intensity everywhere")]
 
 
-Look = Callable[[Site, Found, int, Sequence[int] | None, Counter[int]], list[Finding]]
+Look = Callable[[Site, Found, int, Sequence[int] | None, Seen], list[Finding]]
 CASES: dict[str, Look] = {"classes": _picture}  # layout -> how one case is looked at, where that is no volume

@@ -9,8 +9,8 @@ from fedmerge.devices import ANY, Hardware
 
 Labels = dict[str, tuple[Any, ...]]  # values of label maps; in the layout "classes" names of folders
 Part = int | tuple[str, ...]  # how many cases, or which
-Layout = Literal["msd", "folders", "phantom", "classes"]
-LAYOUTS = ("msd", "folders", "phantom", "classes")
+Layout = Literal["msd", "folders", "brats", "freesurfer", "bids", "phantom", "classes"]
+LAYOUTS = ("msd", "folders", "brats", "freesurfer", "bids", "phantom", "classes")
 ROLES = ("source", "target")
 FISHER = ("none", "channel", "full")
 TRUST = ("server", "target", "group")
@@ -38,7 +38,8 @@ class Data:
     """Where the cases lie and what they mean; labels are numbered 1..K in the order of `labels`, classes from 0.
 
     `validate` and `test` are numbers of cases, or the ids of exactly those cases. `regions` are unions of labels that
-    scores are taken of, in place of the labels; they may overlap.
+    scores are taken of, in place of the labels; they may overlap. `files` is the name of a modality's file, where it is
+    not the modality's own. What a layout makes of `label_file` and `derivative`, its reader says.
     """
 
     folder: Path
@@ -57,7 +58,9 @@ class Data:
     meaningless: int | None = None
     phantom: dict[str, Any] | None = None
     patient: str | None = None
-    label_file: str = "label"
+    label_file: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    derivative: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
 """The tables of a site's file, `data`, `policy` and `scanner`, read into their records."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
 from fedmerge.errors import ConfigError
 from fedmerge.trust import keys
-from sites import toml
-from sites.labels import TABLES
+from sites import declared, toml, volumes
 from sites.records import (
     CONTROLS,
     FISHER,
@@ -18,7 +17,6 @@ from sites.records import (
     ROLES,
     TRUST,
     Data,
-    Labels,
     Layout,
     Part,
     Policy,
@@ -26,8 +24,15 @@ from sites.records import (
     Selection,
 )
 
-Values = Callable[[Any, str, str], Sequence[Any]]
-UNUSED = {"classes": ("spacing_mm", "control", "label_file")}  # keys that speak of voxels or label maps
+# Keys that say nothing in a layout: those that speak of voxels and label maps, or choose among a case's files.
+UNUSED = {
+    "msd": ("files", "derivative"),
+    "phantom": ("files", "derivative"),
+    "classes": ("spacing_mm", "control", "label_file", "files", "derivative"),
+    "folders": ("derivative",),
+    "brats": ("label_file", "files", "derivative"),
+    "freesurfer": ("derivative",),
+}
 
 
 def data(table: dict[str, Any], where: str, base: Path) -> Data:
@@ -37,30 +42,46 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
     for key in UNUSED.get(str(layout), ()):
         if key in table:
             raise ConfigError(f"{where}: '{key}' means nothing in the layout '{layout}'")
-    values: Values = MEANINGS.get(str(layout), _values)
-    labels = _labels(table, "labels", where, values)
-    pooled_labels = _labels(table, "pooled_labels", where, values) if "pooled_labels" in table else None
-    background = tuple(values(table.get("background", []), "background", where))
-    _distinct(labels, background, "labels", where)
+    labels, known, regions = declared.labels(table, "labels", where, str(layout))
+    pooled_labels = declared.labels(table, "pooled_labels", where, str(layout))[0] if "pooled_labels" in table else None
+    background = tuple(declared.values_of(str(layout))(table.get("background", []), "background", where))
+    declared.distinct(labels, background, "labels", where)
+    modalities, files = toml.texts(table, "modalities", where), _files(table, where)
+    if modalities and (strange := [name for name in files if name not in modalities]):
+        raise ConfigError(f"{where}: 'files' expected modalities of {', '.join(modalities)}, got '{strange[0]}'")
     return Data(
         folder=base / toml.take(table, "folder", str, where),
         layout=cast(Layout, layout),
         labels=labels,
-        modalities=toml.texts(table, "modalities", where),
-        background=background,
+        modalities=modalities or tuple(files),
+        background=tuple(dict.fromkeys((*background, *known))),
         cases=_selection(table.get("cases", "all"), where, base),
         train=toml.count(table, "train", where, None),
         validate=_part(table, "validate", where),
         test=_part(table, "test", where),
         spacing_mm=_spacing(table.get("spacing_mm"), where),
         pooled_labels=pooled_labels,
-        regions=_regions(table["regions"], labels, str(layout), where) if "regions" in table else None,
+        regions=declared.regions(table["regions"], labels, str(layout), where)
+        if "regions" in table
+        else regions or None,
         control=toml.choice(table, "control", CONTROLS, where) if "control" in table else None,
         meaningless=toml.take(table, "meaningless", int, where, None),
         phantom=_phantom(table.get("phantom"), layout, where),
         patient=_pattern(table.get("patient"), where),
-        label_file=toml.take(table, "label_file", str, where, "label"),
+        label_file=_stem(toml.take(table, "label_file", str, where)) if "label_file" in table else None,
+        files=files,
+        derivative=toml.take(table, "derivative", str, where, None),
     )
+
+
+def _files(table: dict[str, Any], where: str) -> dict[str, str]:
+    """The name of a modality's file, by modality; an ending of volumes may stand behind it or not."""
+    raw = toml.take(table, "files", dict, where, {})
+    return {name: _stem(toml.take(raw, name, str, f"{where}, files")) for name in raw}
+
+
+def _stem(name: str) -> str:
+    return volumes.stem(Path(name))
 
 
 def _part(table: dict[str, Any], key: str, where: str) -> Part:
@@ -72,72 +93,6 @@ def _part(table: dict[str, Any], key: str, where: str) -> Part:
         if ids.count(case) > 1:
             raise ConfigError(f"{where}: '{key}' names the case '{case}' twice")
     return ids
-
-
-def _labels(table: dict[str, Any], key: str, where: str, values: Values) -> Labels:
-    if values is _folders and isinstance(table.get(key), list):  # the folders' own names
-        table = {**table, key: {name: name for name in toml.texts(table, key, where)}}
-    raw = toml.take(table, key, dict, where)
-    labels = {name: tuple(values(value, f"{key}.{name}", where)) for name, value in raw.items()}
-    if not labels:
-        raise ConfigError(f"{where}: '{key}' expected at least one label, got none")
-    for name, own in labels.items():
-        if not own:
-            raise ConfigError(f"{where}: '{key}.{name}' expected at least one value, got none")
-    _distinct(labels, (), key, where)
-    return labels
-
-
-def _regions(raw: Any, labels: Labels, layout: str, where: str) -> dict[str, tuple[str, ...]]:  # noqa: ANN401 - as above
-    """Unions of labels, by name."""
-    if layout in MEANINGS:
-        raise ConfigError(f"{where}: 'regions' are unions of labels, and an image of layout '{layout}' has one class")
-    if not isinstance(raw, dict) or not raw:
-        raise ConfigError(f"{where}: 'regions' expected a table of lists of labels, got {raw!r}")
-    found = {name: toml.texts(raw, name, f"{where}, regions") for name in raw}
-    for name, parts in found.items():
-        if strange := [part for part in parts if part not in labels]:
-            raise ConfigError(f"{where}: 'regions.{name}' expected labels of {', '.join(labels)}, got '{strange[0]}'")
-        if not parts:
-            raise ConfigError(f"{where}: 'regions.{name}' expected at least one label, got none")
-    return found
-
-
-def _distinct(labels: Labels, background: Sequence[Any], key: str, where: str) -> None:
-    """No value means two things; 0 is always background."""
-    owner: dict[Any, str] = {0: "background"} | dict.fromkeys(background, "background")
-    for name, values in labels.items():
-        for value in values:
-            if value in owner:
-                raise ConfigError(f"{where}: value {value} of '{key}' is both '{owner[value]}' and '{name}'")
-            owner[value] = name
-
-
-def _values(raw: Any, key: str, where: str) -> list[int]:  # noqa: ANN401 - anything may stand in a TOML file
-    """Whole numbers, or "TABLE:NAME" for the values that a known label table gives to a name."""
-    values: list[int] = []
-    for item in raw if isinstance(raw, list) else [raw]:
-        if isinstance(item, int) and not isinstance(item, bool):
-            values.append(item)
-        elif isinstance(item, str) and item.partition(":")[2] in TABLES.get(item.partition(":")[0], {}):
-            table, _, name = item.partition(":")
-            values.extend(TABLES[table][name])
-        else:
-            tables = ", ".join(TABLES)
-            raise ConfigError(f"{where}: '{key}' expected whole numbers or TABLE:NAME ({tables}), got {item!r}")
-    return values
-
-
-def _folders(raw: Any, key: str, where: str) -> list[str]:  # noqa: ANN401 - as above
-    """Names of class folders."""
-    names = raw if isinstance(raw, list) else [raw]
-    for name in names:
-        if not isinstance(name, str) or not name or name.startswith(".") or "/" in name:
-            raise ConfigError(f"{where}: '{key}' expected names of class folders, got {name!r}")
-    return names
-
-
-MEANINGS: dict[str, Values] = {"classes": _folders}  # what the values of labels are, where they are no numbers
 
 
 def _selection(raw: Any, where: str, base: Path) -> Selection:  # noqa: ANN401 - as above

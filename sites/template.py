@@ -46,8 +46,8 @@ work = "private/work"            # checkpoints, contributions, received models
 
 [data]
 folder = "cases"                 # <- where the images lie
-layout = "msd"                   # "msd": imagesTr/ and labelsTr/; "folders": one folder a case
-# modalities = ["T1"]            # files of a case, in this order (layout "folders")
+layout = "msd"                   # also "folders", "brats", "freesurfer", "bids": docs/layouts.md shows each tree
+# modalities = ["T1"]            # images of a case, in this order
 # train = 40                     # cases to train on, then to validate and to test on
 # validate = 5
 # test = 10

@@ -1,26 +1,35 @@
-"""NIfTI in and out: volumes on canonical axes (RAS+), and label maps back on the file's own axes."""
+"""Volumes in and out: NIfTI and MGH on canonical axes (RAS+), and label maps back on the file's own axes.
+
+A label map is always written as NIfTI, also for an image in FreeSurfer's MGH: FreeView and FSLeyes read both, ITK-SNAP
+and 3D Slicer without an extension only NIfTI.
+"""
 
 # nibabel is typed, but most of its functions are not annotated.
 # mypy: disable-error-code="no-untyped-call"
 
 import gzip
+import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.freesurfer.mghformat import MGHImage
 
 from fedmerge.errors import DataError
 
 Array = npt.NDArray[Any]
-SUFFIXES = (".nii.gz", ".nii")
+Image: TypeAlias = nib.Nifti1Image | MGHImage
+SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
+MGH = (".mgz", ".mgh")  # FreeSurfer's, with gzip and without
+MGH_HEADER_BYTES, MGH_TYPES = 284, (0, 1, 3, 4)  # of voxels: uint8, int32, float32, int16
 SAME_AFFINE_MM = 1e-3
 """Affines that differ by less, at every corner of the volume, are the same: headers store float32."""
 
-NOT_NIFTI = (
+NOT_NIFTI = (  # nor MGH
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
     nib.wrapstruct.WrapStructError,
@@ -36,7 +45,7 @@ class Frame:
         shape: the file's own shape.
         affine: (4, 4), from the file's own voxel indices to mm.
         orientation: (3, 2), nibabel's axis order and flips from the file to canonical.
-        codes: the file's sform and qform codes.
+        codes: the file's sform and qform codes; of MGH those that say "scanner" in NIfTI.
     """
 
     shape: tuple[int, ...]
@@ -64,7 +73,7 @@ class Volume:
 
 
 def stem(path: Path) -> str:
-    """The file's name without .nii or .nii.gz."""
+    """The file's name without the ending of a volume."""
     for suffix in SUFFIXES:
         if path.name.endswith(suffix):
             return path.name[: -len(suffix)]
@@ -75,11 +84,11 @@ def read(path: Path, *, who: str = "") -> Volume:
     """One 3D volume, as float32 voxels.
 
     Args:
-        path: a .nii or .nii.gz file.
+        path: a file with one of `SUFFIXES`.
         who: the site, for the error.
 
     Raises:
-        DataError: the file is missing, truncated, not NIfTI, not 3D, or holds NaN or infinite voxels.
+        DataError: the file is missing, truncated, neither NIfTI nor MGH, not 3D, or holds NaN or infinite voxels.
     """
     (volume,) = read_channels(path, 1, who=who)
     return volume
@@ -147,7 +156,9 @@ def write_like(array: Array, frame: Frame, path: Path) -> None:
 
 
 def write(array: Array, affine: Array, path: Path, *, codes: tuple[int, int] = (1, 1)) -> None:
-    """Writes (X, Y, Z) voxels with their affine; the same input gives the same bytes."""
+    """Writes (X, Y, Z) voxels with their affine as .nii or .nii.gz; the same input gives the same bytes."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise DataError(f"{path.name} expected a name that ends with .nii or .nii.gz")
     image = nib.Nifti1Image(np.ascontiguousarray(array), affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=codes[0])
@@ -157,20 +168,24 @@ def write(array: Array, affine: Array, path: Path, *, codes: tuple[int, int] = (
     path.write_bytes(gzip.compress(raw, compresslevel=1, mtime=0) if path.name.endswith(".gz") else raw)
 
 
-def _open(path: Path, name: str) -> nib.Nifti1Image:
+def _open(path: Path, name: str) -> Image:
     """The file as an image in memory; gzip's checksum is checked, which reading by need would not do."""
+    kind = "an MGH" if path.name.endswith(MGH) else "a NIfTI"
     try:
         raw = path.read_bytes()
-        if path.name.endswith(".gz"):
+        if path.name.endswith((".gz", ".mgz")):
             raw = gzip.decompress(raw)
-        kind = nib.Nifti2Image if raw[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
-        image = kind.from_bytes(raw)
+        image = _format(path, raw).from_bytes(raw)
     except FileNotFoundError:
         raise DataError(f"{name} is missing") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except gzip.BadGzipFile as error:
+        if raw[:2] == b"\x1f\x8b":
+            raise DataError(f"{name} is truncated or damaged: {error}") from None
+        raise DataError(f"{name} is not {kind} file: {error}") from None
+    except (EOFError, zlib.error) as error:
         raise DataError(f"{name} is truncated or damaged: {error}") from None
     except NOT_NIFTI as error:
-        raise DataError(f"{name} is not a NIfTI file: {str(error).rstrip('.')}") from None
+        raise DataError(f"{name} is not {kind} file: {str(error).rstrip('.')}") from None
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror or error}") from None
     if 0 in image.shape:
@@ -178,7 +193,19 @@ def _open(path: Path, name: str) -> nib.Nifti1Image:
     return image
 
 
-def _voxels(image: nib.Nifti1Image, name: str) -> Array:
+def _format(path: Path, raw: bytes) -> type[Image]:
+    """What the file is, by its ending; NIfTI's two versions tell themselves apart by their first bytes."""
+    if path.name.endswith(MGH):
+        if len(raw) < MGH_HEADER_BYTES:
+            raise EOFError(f"expected a header of {MGH_HEADER_BYTES} bytes, got {len(raw)}")
+        version, *sizes, kind = struct.unpack(">6i", raw[:24])
+        if version != 1 or min(sizes) < 1 or kind not in MGH_TYPES:  # nibabel lets a KeyError out
+            raise ValueError(f"its header has version {version}, dimensions {_by(tuple(sizes))}, type {kind}")
+        return MGHImage
+    return nib.Nifti2Image if raw[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
+
+
+def _voxels(image: Image, name: str) -> Array:
     try:
         data = np.asanyarray(image.dataobj)
     except (OSError, ValueError, EOFError) as error:
@@ -192,7 +219,7 @@ def _voxels(image: nib.Nifti1Image, name: str) -> Array:
     return data.astype(data.dtype.newbyteorder("="), copy=False)
 
 
-def _affine(image: nib.Nifti1Image, name: str) -> tuple[Array, Array]:
+def _affine(image: Image, name: str) -> tuple[Array, Array]:
     """The file's affine, and the canonical one, both checked."""
     own = np.asarray(image.affine, np.float64)
     if not np.isfinite(own).all() or abs(np.linalg.det(own[:3, :3])) < 1e-9:
@@ -202,8 +229,10 @@ def _affine(image: nib.Nifti1Image, name: str) -> tuple[Array, Array]:
     return own, own @ nib.orientations.inv_ornt_aff(orientation, shape)
 
 
-def _lay(data: Array, own: Array, affine: Array, orientation: Array, image: nib.Nifti1Image) -> Volume:
-    codes = (int(image.header["sform_code"]), int(image.header["qform_code"]))
+def _lay(data: Array, own: Array, affine: Array, orientation: Array, image: Image) -> Volume:
+    codes = (1, 1)
+    if not isinstance(image, MGHImage):
+        codes = (int(image.header["sform_code"]), int(image.header["qform_code"]))
     frame = Frame(tuple(data.shape), own, orientation, codes if any(codes) else (1, 0))
     laid = np.ascontiguousarray(nib.orientations.apply_orientation(data, orientation))
     x, y, z = (float(v) for v in nib.affines.voxel_sizes(affine))

@@ -330,6 +330,15 @@ def test_files_of_one_patient_are_taken_together():
         predict.by_patient(files[:3], ["T1", "T2"])
 
 
+def test_freesurfers_images_give_their_subjects_names():
+    """All of them are called alike; elsewhere the file's own name counts."""
+    images = [[Path(f"subjects/{name}/mri/norm.mgz")] for name in ("bert", "anna.long.a")]
+    assert predict.targets(images, Path("out")) == [Path("out/bert.nii.gz"), Path("out/anna.long.a.nii.gz")]
+    assert predict.targets([[Path("mri/p1.nii.gz")], [Path("p2.mgz")]], Path("o")) == [
+        Path("o/p1.nii.gz"), Path("o/p2.nii.gz"),
+    ]  # fmt: skip
+
+
 def test_phantom_writes_hospitals_and_a_campaign_that_check_accepts(tmp_path, capsys):
     """Nine cases a hospital are the fewest that the target can split; check finds no error in them."""
     folder = tmp_path / "hospitals"

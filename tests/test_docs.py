@@ -19,6 +19,7 @@ from fedmerge import cli, results
 from fedmerge.bench import suite
 from server import plan
 from sites import config
+from sites.tables import data as read_data
 
 NETWORKED = ("run", "status", "stop", "results", "withdraw", "server", "site", "audit")  # these need a consortium
 TARGETS = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -115,12 +116,16 @@ def test_the_python_of_the_pages_runs(block, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
 def test_the_toml_of_the_pages_is_read_by_its_readers(block, tmp_path):
-    """A campaign by the server's plan and by each site, a hospital's own file by the site, a suite as a suite."""
+    """A campaign by the server's plan and each site, a hospital's own file or its data by the site, a suite as such."""
     table = tomllib.loads(block.text)
     path = tmp_path / "file.toml"
     path.write_text(block.text)
     if "target_cases" in table:
         assert suite.read(str(path)).title == table["title"]
+        return
+    if list(table.get("site", ())) == ["data"]:
+        data = table["site"]["data"]
+        assert read_data(data, block.page, tmp_path).layout == data["layout"]
         return
     if "campaign" not in table:
         assert config.from_file(path).name == table["site"]["name"]

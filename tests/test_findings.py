@@ -19,11 +19,14 @@ def results(lines):
     return [(line.check, line.result) for line in lines]
 
 
-def test_good_data_are_two_green_lines(tmp_path):
-    """How many cases serve what, the voxels' size, and what of it the net sees."""
+def test_good_data_are_three_green_lines(tmp_path):
+    """How many cases serve what, what they were read as, the voxels' size, and what of it the net sees."""
     site = hospital(tmp_path, validate=1, test=1, spacing_mm=(2.0, 2.0, 2.0))
-    data, geometry = findings.data(site, (8, 8, 8))
+    data, layout, geometry = findings.data(site, (8, 8, 8))
     assert data == Line("data", "ok", f"3 cases in {tmp_path}: 1 to train, 1 to validate, 1 to test")
+    assert layout.found == (
+        "north: 3 cases of 3 patients in the layout 'msd'; modalities T1; label values 1 front; 2 back; 0 background"
+    )
     assert geometry.found == (
         "voxels of 1 x 1 x 1 mm; resampled to 2 x 2 x 2 mm; the net sees 16 x 16 x 16 mm around the centre"
     )
@@ -51,6 +54,24 @@ def test_every_finding_is_a_line_with_its_own_remedy(tmp_path):
         "name the value under `labels` or `background` of [data] in site.toml",
         "restore the file from the archive, or leave the case out",
     ]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("x: case 'a' has no mri/aseg.mgz", "complete the case"),
+        ("x: case 'a' has two label maps, a/b.nii and c/b.nii", "complete the case"),
+        (
+            "x: case 'a' has 2 label maps, b, c: choose with label_file = \"b\"",
+            "set the key that the sentence ends with",
+        ),
+        ("h: a.mgz is not an MGH file: Not a gzipped file (b'he')", "restore the file from the archive"),
+        ('h: x/a_seg.nii.gz: label value 4 is there, and it is y: choose with labels = "brats"', "set the key"),
+    ],
+)
+def test_what_a_layouts_reader_says_has_a_remedy(sentence, told):
+    """A file to bring, a key to set, a file to restore."""
+    assert findings.remedy(sentence).startswith(told)
 
 
 def test_no_folder_is_an_error_that_names_the_keys_to_set(tmp_path):

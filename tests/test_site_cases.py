@@ -46,6 +46,20 @@ def test_an_nnunet_folder(tmp_path):
     assert loaded.image.shape == (2, 8, 8, 8)
 
 
+def test_nnunets_endings(tmp_path):
+    """Any ending that can be read; another one is told before the folder looks empty; two files for one are told."""
+    data = decathlon(tmp_path, ["a"])
+    told = tmp_path / "dataset.json"
+    told.write_text(json.dumps({"channel_names": {"0": "MRI"}, "file_ending": ".nii.gz"}))
+    assert [one.id for one in cases.find(data)] == ["a"]
+    write(tmp_path / "imagesTr/a.nii", head(0)[0])
+    with pytest.raises(DataError, match=r"case 'a' has two images, imagesTr/a.nii and imagesTr/a.nii.gz$"):
+        cases.find(data)
+    told.write_text(json.dumps({"channel_names": {"0": "MRI"}, "file_ending": ".nrrd"}))
+    with pytest.raises(DataError, match=r"has the file_ending '.nrrd', expected one of .nii.gz, .nii, .mgz, .mgh$"):
+        cases.find(data)
+
+
 def test_a_file_with_all_channels(tmp_path):
     """The Decathlon's 4D images give one channel for each modality."""
     image, label = head(0)
@@ -68,6 +82,17 @@ def test_a_folder_a_case(tmp_path, prefix):
     assert [f.id for f in got] == ["p1", "p2"]
     assert [p.name.removeprefix(prefix.format("p1")) for p in got[0].images] == ["FLAIR.nii.gz", "T1.nii.gz"]
     assert cases.modalities(replace(data, modalities=())) == ("FLAIR", "T1")
+
+
+def test_a_sites_own_names_of_files(tmp_path):
+    """`files` says what the site calls a modality; the order of the channels is that of `modalities`."""
+    image, label = head(0)
+    for name, array in (("t1_mprage", image), ("flair", -image), ("seg", label)):
+        write(tmp_path / f"p1/{name}.nii.gz", array)
+    files = {"T1": "t1_mprage", "FLAIR": "flair"}
+    data = Data(tmp_path, "folders", {"front": (1,)}, modalities=("FLAIR", "T1"), files=files, label_file="seg")
+    (one,) = cases.find(data)
+    assert [path.name for path in (*one.images, one.label)] == ["flair.nii.gz", "t1_mprage.nii.gz", "seg.nii.gz"]
 
 
 def test_an_empty_folder(tmp_path):

@@ -1,6 +1,7 @@
 """A site's own file and its table of a campaign."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,82 @@ def test_a_label_table_is_known_by_name(campaign):
     """`TABLE:NAME` stands for the values that the table gives to the name."""
     changed(campaign, "{ anterior = [1] }\nbackground = [2]", '{ thalamus = "freesurfer:thalamus" }')
     assert site(campaign).data.labels == {"thalamus": (10, 49)}
+
+
+def declared(campaign, text):
+    """The data of north with other labels."""
+    return site(changed(campaign, "labels = { anterior = [1] }\nbackground = [2]", text)).data
+
+
+@pytest.mark.parametrize("text", ['labels = "brats"', 'labels = { from = "brats" }'])
+def test_a_whole_table_brings_its_regions(campaign, text):
+    """Labels in the table's order, and the unions that the challenge scores, unless the site has regions of its own."""
+    data = declared(campaign, text)
+    assert data.labels == {"necrosis": (1,), "oedema": (2,), "enhancing": (3, 4)}
+    assert data.regions == {
+        "WT": ("necrosis", "oedema", "enhancing"),
+        "TC": ("necrosis", "enhancing"),
+        "ET": ("enhancing",),
+    }
+    changed(campaign, text, text + '\nregions = { all = ["oedema", "necrosis"] }')
+    assert site(campaign).data.regions == {"all": ("oedema", "necrosis")}
+
+
+def test_some_of_a_table_leaves_the_rest_as_background(campaign):
+    """By numbers or names, in the order asked for; regions that lack a part are left out."""
+    data = declared(campaign, 'labels = { from = "brats", classes = ["enhancing", 1] }\nbackground = [9]')
+    assert list(data.labels.items()) == [("enhancing", (3, 4)), ("necrosis", (1,))]
+    assert data.background == (9, 2)
+    assert data.regions == {"TC": ("necrosis", "enhancing"), "ET": ("enhancing",)}
+
+
+def test_the_papers_classes_are_a_table(campaign):
+    """Geyer et al. (2019): 14 in the paper's order; a task's other classes, and all of FreeSurfer's, are background."""
+    first = declared(campaign, 'labels = { from = "freesurfer-14", classes = [1, 2, 3, 4, 5, 6, 7] }')
+    assert list(first.labels) == ["cerebellum-cortex", "cortex", "thalamus", "amygdala", "caudate", "pallidum", "csf"]
+    assert {3, 42, 26, 58, 1001, 2035, 12175} <= set(first.labels["cortex"])
+    assert {16, 17, 53, 85, 3001, 251} <= set(first.background)
+    assert not {0, 3, 24, 1001, 23, 500} & set(first.background)
+    assert first.regions is None
+
+
+def test_tables_pool_too(campaign):
+    """The target's labels in a source's files, by name."""
+    changed(campaign, "pooled_labels = { posterior = [2], anterior = [1] }", 'pooled_labels = "hippocampus"')
+    (north,) = config.pooled(campaign, work=Path("work"))
+    assert list(north.data.labels.items()) == [("anterior", (1,)), ("posterior", (2,))]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            'labels = "bratz"',
+            "'labels' expected a table of labels, or one of freesurfer, freesurfer-14, brats, brats-post",
+        ),
+        ('labels = { from = "brats", class = [1] }', "'labels': unknown key 'class'; known keys are from, classes"),
+        (
+            'labels = { from = "brats", classes = [4] }',
+            "'classes' expected 1 to 3 or necrosis, oedema, enhancing, got 4",
+        ),
+        ('labels = { from = "brats", classes = [0] }', "'classes' expected 1 to 3 or necrosis"),
+        ('labels = { from = "brats", classes = [1, "necrosis"] }', "'classes' names a class twice"),
+        ('labels = { from = "brats", classes = [] }', "'classes' expected a list of names or numbers"),
+        ('labels = { from = "brats", classes = [true] }', "'classes' expected a list of names or numbers"),
+        ('labels = "brats"\nbackground = [2]', "value 2 of 'labels' is both 'background' and 'oedema'"),
+        ('labels = "brats"\nfiles = { T1 = "t1" }', "'files' means nothing in the layout 'msd'"),
+        ('labels = "brats"\nlayout = "bids"\nfiles = { T2 = "T2w" }', "'files' expected modalities of T1, got 'T2'"),
+        (
+            'labels = "brats"\nlayout = "folders"\nderivative = "x"',
+            "'derivative' means nothing in the layout 'folders'",
+        ),
+        ('labels = "brats"\nlayout = "brats"\nlabel_file = "x"', "'label_file' means nothing in the layout 'brats'"),
+    ],
+)
+def test_tables_and_files_that_cannot_be_meant(campaign, text, sentence):
+    """A name that there is not, a class that the table has not, a key of another layout."""
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        declared(campaign, text)
 
 
 def test_pooled_sources_take_the_targets_labels_in_its_order(campaign):

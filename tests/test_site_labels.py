@@ -80,6 +80,32 @@ def test_a_site_that_uses_both_names_means_two_things():
 def test_no_table_gives_a_value_twice():
     """A label table is a map from values to names."""
     for table in labels.TABLES.values():
-        values = [value for of_name in table.values() for value in of_name]
+        values = [value for of_name in table.labels.values() for value in of_name]
         assert len(values) == len(set(values))
         assert 0 not in values
+
+
+def test_many_values_in_a_row_are_told_by_their_ends():
+    """A table of thousands of parcels fits into a sentence."""
+    assert labels.in_words([7, 0, 1, 2, *range(1000, 3000)]) == "0, 1, 2, 7, 1000 to 2999"
+    with pytest.raises(DataError, match=r"label value 9 is not declared; declared are 0, 1000 to 2999$"):
+        labels.remap(np.array([9]), {"cortex": tuple(range(1000, 3000))})
+
+
+def test_a_value_may_be_wrong_in_this_file_only():
+    """What the settings declare and the file cannot mean is refused with the reason."""
+    values, own = np.array([0, 3]), {"enhancing": (3, 4)}
+    np.testing.assert_array_equal(labels.remap(values, own, never={4: "a cavity"}), [0, 1])
+    with pytest.raises(DataError, match=r"^x: label value 4 is there, and it is a cavity$"):
+        labels.remap(values + 1, own, never={4: "it is a cavity"}, who="x")
+
+
+def test_a_table_of_parts_is_taken_by_name_or_as_a_whole():
+    """The regions of a table are made of its own labels; what it knows besides is none of them."""
+    for table in labels.TABLES.values():
+        assert set(table.labels) >= {part for parts in table.regions.values() for part in parts}
+        assert 0 not in table.known
+    papers = labels.TABLES["freesurfer-14"]
+    assert set(papers.known) - {v for values in papers.labels.values() for v in values} == {
+        25, 57, 30, 62, 80, 81, 82, 85, 136, 137, 163, 164,
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""NIfTI in and out."""
+"""NIfTI and MGH in, NIfTI out."""
 
 import gzip
 
@@ -179,3 +179,87 @@ def test_labels_keep_their_type(tmp_path, voxels):
     """Whole numbers are not turned into floats and back."""
     nifti(tmp_path / "a.nii.gz", voxels.astype(np.uint8))
     assert volumes.read_labels(tmp_path / "a.nii.gz").data.dtype == np.uint8
+
+
+def mgh(path, data, affine=None):
+    """A file as nibabel writes FreeSurfer's format."""
+    nib.save(nib.MGHImage(data, np.diag([1.0, 1.5, 2, 1]) if affine is None else affine), path)
+    return path
+
+
+TURNED = np.array([[-0.6, 0, 1.6, 9], [0, 0, -1.2, -4], [0, -1, 0, 6], [0, 0, 0, 1]])
+TURNED[:3, :3] = np.linalg.qr(TURNED[:3, :3])[0] * [1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize("name", ["a.mgz", "a.mgh"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32])
+@pytest.mark.parametrize("affine", [np.diag([-1.0, 1.5, 2, 1]), TURNED], ids=["LAS", "oblique"])
+def test_an_mgh_file_reads_as_the_same_volume_in_nifti(tmp_path, voxels, name, dtype, affine):
+    """Voxels, axes, affine and voxel sizes agree, and labels keep their type."""
+    data = voxels.astype(dtype)
+    got = volumes.read_labels(mgh(tmp_path / name, data, affine))
+    same = volumes.read_labels(nifti(tmp_path / "a.nii", data, affine))
+    np.testing.assert_array_equal(got.data, same.data)
+    assert got.data.dtype == dtype
+    np.testing.assert_allclose(got.affine, same.affine, atol=1e-5)
+    np.testing.assert_allclose(got.spacing_mm, same.spacing_mm, atol=1e-5)
+    volumes.same_grid(got, same, "a.mgz", "a.nii")
+    np.testing.assert_array_equal(volumes.read(tmp_path / name).data, got.data)
+
+
+def test_a_label_map_of_an_mgh_image_lies_on_its_voxels(tmp_path, voxels):
+    """Written as NIfTI with FreeSurfer's own axes and affine, so that both open as one in a viewer."""
+    axes = nib.orientations.axcodes2ornt("LIA")
+    image = nib.MGHImage(voxels, TURNED)
+    to = nib.orientations.ornt_transform(nib.io_orientation(image.affine), axes)
+    nib.save(image.as_reoriented(to), tmp_path / "a.mgz")
+    volume = volumes.read_labels(tmp_path / "a.mgz")
+    volumes.write_like(volume.data, volume.frame, tmp_path / "b.nii.gz")
+    there, back = nib.load(tmp_path / "a.mgz"), nib.load(tmp_path / "b.nii.gz")
+    np.testing.assert_array_equal(np.asarray(back.dataobj), np.asarray(there.dataobj))
+    np.testing.assert_allclose(back.affine, there.affine, atol=1e-5)
+    assert "".join(nib.aff2axcodes(back.affine)) == "LIA"
+    with pytest.raises(DataError, match=r"^b.mgz expected a name that ends with .nii or .nii.gz$"):
+        volumes.write_like(volume.data, volume.frame, tmp_path / "b.mgz")
+    assert (int(back.header["sform_code"]), int(back.header["qform_code"])) == (1, 1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9, 0.99])
+def test_a_truncated_mgh_file(tmp_path, share):
+    """With gzip wherever it stops, without it wherever voxels are missing."""
+    data = np.random.default_rng(0).integers(0, 1000, (12, 12, 12)).astype(np.int16)
+    for name in ("a.mgz", "a.mgh"):
+        whole = mgh(tmp_path / name, data).read_bytes()
+        (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(DataError, match=rf"^north: {name} is truncated"):
+            volumes.read(tmp_path / name, who="north")
+
+
+def test_a_damaged_mgh_file(tmp_path):
+    """Gzip's checksum is looked at, as with NIfTI."""
+    whole = bytearray(mgh(tmp_path / "a.mgz", np.zeros((9, 9, 9), np.int16)).read_bytes())
+    whole[-6] ^= 1
+    (tmp_path / "a.mgz").write_bytes(whole)
+    with pytest.raises(DataError, match=r"^a.mgz is truncated or damaged: CRC check failed"):
+        volumes.read(tmp_path / "a.mgz")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"hello", b"\0" * 400, gzip.compress(b"\0" * 400), b"\0\0\0\1" + b"\xff" * 400, b"\0\0\0\1" + b"\x7f" * 400],
+)
+def test_files_that_are_no_mgh_images(tmp_path, content):
+    """A header that makes no sense, or another format under the name, is refused in one sentence."""
+    for name in ("a.mgz", "a.mgh"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=rf"^north: {name} is (not an MGH file|truncated or damaged)"):
+            volumes.read(tmp_path / name, who="north")
+
+
+def test_frames_of_an_mgh_file_are_channels(tmp_path, voxels):
+    """FreeSurfer's fourth dimension is NIfTI's."""
+    mgh(tmp_path / "a.mgz", np.stack([voxels, 2 * voxels], -1))
+    one, two = volumes.read_channels(tmp_path / "a.mgz", 2)
+    np.testing.assert_array_equal(two.data, 2 * one.data)
+    with pytest.raises(DataError, match=r"^a.mgz expected 3 dimensions, got 4"):
+        volumes.read(tmp_path / "a.mgz")

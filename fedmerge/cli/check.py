@@ -1,5 +1,6 @@
 """`fedmerge check`: everything that can be found before training."""
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -48,7 +49,9 @@ def check(
     for method in asked:
         feasible.check_method(read, method)
     with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
-        rows = findings(read, campaign, data, asked)
+        rows, folders = findings(read, campaign, data, asked)
+    for sentence in folders:
+        screen.say(sentence)
     if rows:
         screen.table(HEADING, rows, left=len(HEADING))
     errors = sum(severity == "error" for _, _, severity, _ in rows)
@@ -57,12 +60,15 @@ def check(
         raise typer.Exit(2)
 
 
-def findings(plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Method]") -> list[tuple[str, ...]]:
-    """(site, file, "error" or "warning", sentence) for all that can be found without training."""
+def findings(
+    plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Method]"
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """(site, file, "error" or "warning", sentence) for all that training would find; a sentence on each folder."""
     from fedmerge import contribution, wire
     from server import given as given_files
-    from sites import config, preflight
+    from sites import config, described, preflight
 
+    folders: list[str] = []
     rows: list[tuple[str, ...]] = []
 
     def attempt(site: str, file: str, work: Callable[[], T]) -> list[T]:
@@ -83,7 +89,10 @@ def findings(plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Met
                 read = partial(config.from_campaign, path, who, work=work / who, data=data)
                 sites += attempt(who, path.name, read)
         for site in sites:
-            rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.check(site, plan.patch)]
+            seen = preflight.Seen()
+            rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.check(site, plan.patch, seen)]
+            with contextlib.suppress(FedmergeError):  # the rows have said why
+                folders.append(described.layout(site, seen))
         rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.agree(sites)]
         for target in plan.targets if any(method.sources == "pooled" for method in methods) else ():
             attempt(target, path.name, partial(config.pooled, path, work=work, data=data, target=target))
@@ -92,7 +101,7 @@ def findings(plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Met
             attempt("", file.name, partial(common_ground, plan, sites, given, work))
     if len(given) > 1:
         attempt("", path.name, partial(contribution.common_ancestor, given))
-    return rows
+    return rows, folders
 
 
 def common_ground(plan: "Plan", sites: "Sequence[Site]", given: "Sequence[Contribution]", work: Path) -> None:

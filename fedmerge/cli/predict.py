@@ -12,7 +12,7 @@ from fedmerge.errors import ConfigError, DataError, FedmergeError, NetError
 if TYPE_CHECKING:
     from torch import nn
 
-ENDINGS = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 ANSWERS = {"segmentation": ".nii.gz", "classification": ".json"}
 
 
@@ -22,7 +22,7 @@ def predict(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="NIfTI images, one patient's files after the other where a model has several channels; or pictures.",
+            help="Images (NIfTI or MGH), with several channels one patient's files after the other; or pictures.",
             show_default=False,
         ),
     ],
@@ -30,7 +30,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", help="Folder for the label maps, or for the classes of pictures.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds already.")] = False,
 ) -> None:
-    """Segment NIfTI images, each label map with the grid and affine of its image; or classify pictures."""
+    """Segment images, each label map (NIfTI) with the grid and affine of its image; or classify pictures."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out expected a folder, got the file {out}")
     for path in (model, *images):
@@ -105,12 +105,16 @@ def by_patient(images: Sequence[Path], channels: Sequence[str]) -> list[list[Pat
 def targets(patients: Sequence[Sequence[Path]], out: Path, answer: str = ".nii.gz") -> list[Path]:
     """Where each patient's answer goes: the first image's name, without the channel's number, with its own ending.
 
+    FreeSurfer's images are all called the same: those in `SUBJECT/mri/` take the subject's name.
+
     Raises:
         ConfigError: two patients' maps would be the same file.
     """
     found: dict[Path, Path] = {}
     for first, *others in patients:
         name = first.name
+        if name.endswith((".mgz", ".mgh")) and first.absolute().parent.name == "mri":
+            name = first.absolute().parents[1].name
         for ending in ENDINGS:
             name = name.removesuffix(ending)
         path = out / f"{name.removesuffix('_0000') if others else name}{answer}"
