@@ -1,5 +1,6 @@
 """The tables of a site's file, `data`, `policy` and `scanner`, read into their records."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -8,7 +9,7 @@ from typing import Any, cast
 
 from fedmerge.errors import ConfigError
 from fedmerge.trust import keys
-from sites import toml
+from sites import steps, toml
 from sites.labels import TABLES
 from sites.records import (
     CONTROLS,
@@ -27,7 +28,11 @@ from sites.records import (
 )
 
 Values = Callable[[Any, str, str], Sequence[Any]]
-UNUSED = {"classes": ("spacing_mm", "control", "label_file")}  # keys that speak of voxels or label maps
+UNUSED = {  # keys that speak of voxels or label maps
+    "classes": (
+        "spacing_mm", "control", "label_file", "grids", "crop", "bias_field", "landmarks", "cache_gb", "workers",
+    )
+}  # fmt: skip
 
 
 def data(table: dict[str, Any], where: str, base: Path) -> Data:
@@ -42,6 +47,7 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
     pooled_labels = _labels(table, "pooled_labels", where, values) if "pooled_labels" in table else None
     background = tuple(values(table.get("background", []), "background", where))
     _distinct(labels, background, "labels", where)
+    done = steps.read(table, where, base)
     return Data(
         folder=base / toml.take(table, "folder", str, where),
         layout=cast(Layout, layout),
@@ -60,7 +66,27 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
         phantom=_phantom(table.get("phantom"), layout, where),
         patient=_pattern(table.get("patient"), where),
         label_file=toml.take(table, "label_file", str, where, "label"),
+        grids=done.grids,
+        crop=done.crop,
+        bias_field=done.bias_field,
+        landmarks=done.landmarks,
+        cache_gb=_cache_gb(table, where),
+        workers=_workers(table, where),
     )
+
+
+def _cache_gb(table: dict[str, Any], where: str) -> float:
+    size = float(toml.take(table, "cache_gb", float, where, 0.0))
+    if not 0 <= size < math.inf:
+        raise ConfigError(f"{where}: 'cache_gb' expected a size from 0, got {size}")
+    return size
+
+
+def _workers(table: dict[str, Any], where: str) -> int:
+    threads = int(toml.take(table, "workers", int, where, 1))
+    if threads < 1:
+        raise ConfigError(f"{where}: 'workers' expected at least 1, got {threads}")
+    return threads
 
 
 def _part(table: dict[str, Any], key: str, where: str) -> Part:
