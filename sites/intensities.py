@@ -44,14 +44,14 @@ def apply(
     ], box
 
 
-def raw_quantiles(
+def quantiles(
     channel: npt.NDArray[np.float32],
     steps: Steps,
     spacing_mm: tuple[float, float, float],
     kind: str,
     box: Box,
 ) -> npt.NDArray[np.float64]:
-    """The quantiles that landmarks are learnt from: those of a channel as it is before it is standardised."""
+    """(P,) quantiles that landmarks are learnt from: those of a channel before it is standardised."""
     even = _even(box.cut(channel), steps, spacing_mm)
     return histogram.quantiles(even, foreground.mask(even, kind), histogram.PERCENTILES)
 

@@ -159,7 +159,7 @@ def prepare(site: Site, found: Found, patch: tuple[int, ...]) -> Case:
     images, regridded = regrid.read(found.images, len(names), data.grids, site.name)
     first = images[0]
     truth, moved = read_truth(found, first, data, site.name)
-    seen = [_shifted(image, site, found.id, c) for c, image in enumerate(images)]
+    seen = [shifted(image, site, found.id, c) for c, image in enumerate(images)]
     normal, box = intensities.apply(seen, names, steps.of(data), first.spacing_mm, site.name)
     grid = grid_of(replace(first, data=normal[0]), data, patch)
     label = preprocess.crop_labels(box.cut(truth), grid, len(data.labels))
@@ -215,7 +215,7 @@ def grid_of(image: Volume, data: Data, patch: Sequence[int]) -> Grid:
     return Grid((x, y, z), image.spacing_mm, (a, b, c), data.spacing_mm or image.spacing_mm)
 
 
-def _shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[np.float32]:
+def shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[np.float32]:
     if site.scanner is None:
         return image.data
     drawn = scanner.draw(site.name, f"{case}/{channel}", image.data.shape)

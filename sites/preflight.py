@@ -1,6 +1,5 @@
 """Everything about the data that can be found before training: all of it, not only the first."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -10,8 +9,9 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from fedmerge.errors import FedmergeError
-from sites import cases, labels, loading, pictures, preprocess, volumes
+from sites import cases, labels, loading, looking, pictures, volumes
 from sites.cases import Found
+from sites.looking import Tally
 from sites.progress import report
 from sites.records import Site
 from sites.volumes import Volume
@@ -76,13 +76,17 @@ def check(site: Site, patch: Sequence[int] | None = None) -> list[Finding]:
             found_error("", sentence)
         findings += _about_split(site, split)
     names = cases.modalities(site.data)
-    seen: Counter[int] = Counter()
+    if missing := looking.without_landmarks(site.data, names):
+        found_error("", f"{site.name}: {missing}")
+    seen = Tally()
     for done, one in enumerate(chosen, start=1):
-        findings += CASES.get(site.data.layout, _case)(site, one, len(names), patch, seen)
+        findings += CASES.get(site.data.layout, _case)(site, one, names, patch, seen)
         report(site.name, "checking files", done, len(chosen))
+    if told := seen.told(names[0], len(chosen)):
+        findings.append(Finding(site.name, "", "warning", f"{site.name}: {told}"))
     if not any(f.severity == "error" for f in findings):
         for k, label in enumerate(site.data.labels, start=1):
-            if not seen[k]:
+            if not seen.labels[k]:
                 findings.append(Finding(site.name, "", "warning", f"{site.name}: no case shows '{label}'"))
     return findings
 
@@ -102,6 +106,9 @@ def agree(sites: Sequence[Site]) -> list[Finding]:
         for what, mine, first in (
             ("modalities", ", ".join(site.data.modalities), ", ".join(sites[0].data.modalities)),
             ("spacing_mm", site.data.spacing_mm, sites[0].data.spacing_mm),
+            ("crop", site.data.crop, sites[0].data.crop),
+            ("bias_field", site.data.bias_field, sites[0].data.bias_field),
+            ("landmarks", looking.name(site.data.landmarks), looking.name(sites[0].data.landmarks)),
         ):
             if mine != first:
                 sentence = f"{site.name}: '{what}' is {mine or 'not set'}, but {first or 'not set'} at {sites[0].name}"
@@ -178,8 +185,8 @@ def _about_split(site: Site, split: cases.Split) -> list[Finding]:
     return findings
 
 
-def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, seen: Counter[int]) -> list[Finding]:
-    """All that is wrong with one case; counts the labels that it shows into `seen`."""
+def _case(site: Site, found: Found, names: Sequence[str], patch: Sequence[int] | None, seen: Tally) -> list[Finding]:
+    """All that is wrong with one case; counts into `seen` what it shows."""
     findings: list[Finding] = []
 
     def add(path: Path, severity: Literal["error", "warning"], sentence: str) -> None:
@@ -188,7 +195,7 @@ def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, 
     images: list[tuple[Path, Volume]] = []
     for path in found.images:
         try:
-            read = volumes.read_channels(path, channels if len(found.images) == 1 else 1, who=site.name)
+            read = volumes.read_channels(path, len(names) if len(found.images) == 1 else 1, who=site.name)
         except FedmergeError as error:
             add(path, "error", str(error))
             continue
@@ -201,14 +208,11 @@ def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, 
         add(found.label, "error", str(error))
         return findings
     name = f"{site.name}: {found.label.parent.name}/{found.label.name}"
-    for path, volume in images[1:] if images else []:
-        try:
-            volumes.same_grid(images[0][1], volume, f"the image {images[0][0].name}", f"{site.name}: {path.name}")
-        except FedmergeError as error:
-            add(path, "error", str(error))
     if images:
+        for path, sentence in looking.lay(found, images, names, site, seen):
+            add(path, "error", sentence)
         try:
-            volumes.same_grid(images[0][1], label, f"the image {images[0][0].name}", name)
+            label = looking.lay_labels(found, label, images[0][1], site, seen)
         except FedmergeError as error:
             add(found.label, "error", str(error))
     try:
@@ -216,23 +220,22 @@ def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, 
     except FedmergeError as error:
         add(found.label, "error", str(error))
         return findings
-    seen.update(int(k) for k in np.unique(truth))
+    seen.labels.update(int(k) for k in np.unique(truth))
     if not truth.any():
         add(found.label, "warning", f"{name} shows none of the site's labels")
-    elif patch is not None and images:
-        x, y, z = (int(size) for size in patch)
-        share = preprocess.outside(truth, loading.grid_of(images[0][1], site.data, (x, y, z)))
+    elif patch is not None and images and truth.shape == images[0][1].data.shape:
+        share = looking.outside(truth, [volume for _, volume in images], site, patch)
         if share > 0.05:
             add(found.label, "warning", f"{name} has {share:.0%} of its labelled voxels outside the net's patch")
     return findings
 
 
-def _picture(site: Site, found: Found, channels: int, patch: Sequence[int] | None, seen: Counter[int]) -> list[Finding]:
+def _picture(site: Site, found: Found, names: Sequence[str], patch: Sequence[int] | None, seen: Tally) -> list[Finding]:
     """All that is wrong with one picture; counts its class into `seen`."""
     name = found.images[0].name
-    seen[1 + list(site.data.labels).index(pictures.class_of(found.group, site.data))] += 1
+    seen.labels[1 + list(site.data.labels).index(pictures.class_of(found.group, site.data))] += 1
     try:
-        pixels = pictures.read(found.images[0], channels, who=site.name)
+        pixels = pictures.read(found.images[0], len(names), who=site.name)
     except FedmergeError as error:
         return [Finding(site.name, name, "error", str(error))]
     if np.ptp(pixels) > 0:
@@ -240,5 +243,5 @@ def _picture(site: Site, found: Found, channels: int, patch: Sequence[int] | Non
     return [Finding(site.name, name, "warning", f"{site.name}: {found.id} has the same intensity everywhere")]
 
 
-Look = Callable[[Site, Found, int, Sequence[int] | None, Counter[int]], list[Finding]]
+Look = Callable[[Site, Found, Sequence[str], Sequence[int] | None, Tally], list[Finding]]
 CASES: dict[str, Look] = {"classes": _picture}  # layout -> how one case is looked at, where that is no volume

@@ -48,7 +48,9 @@ def check(
     for method in asked:
         feasible.check_method(read, method)
     with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
-        rows = findings(read, campaign, data, asked)
+        rows, told = findings(read, campaign, data, asked)
+    for line in told:
+        screen.say(line)
     if rows:
         screen.table(HEADING, rows, left=len(HEADING))
     errors = sum(severity == "error" for _, _, severity, _ in rows)
@@ -57,11 +59,13 @@ def check(
         raise typer.Exit(2)
 
 
-def findings(plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Method]") -> list[tuple[str, ...]]:
-    """(site, file, "error" or "warning", sentence) for all that can be found without training."""
+def findings(
+    plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Method]"
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """(site, file, "error" or "warning", sentence) for all that can be found without training; what will be done."""
     from fedmerge import contribution, wire
     from server import given as given_files
-    from sites import config, preflight
+    from sites import config, explaining, preflight
 
     rows: list[tuple[str, ...]] = []
 
@@ -72,7 +76,7 @@ def findings(plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Met
             rows.append((site, file, "error", screen.sentence(error)))
             return []
 
-    sites, given = [], []
+    sites, given, told = [], [], []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for member in plan.members:
@@ -84,6 +88,7 @@ def findings(plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Met
                 sites += attempt(who, path.name, read)
         for site in sites:
             rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.check(site, plan.patch)]
+            told += [f"{site.name}: {sentence}." for sentence in explaining.explain(site, plan.patch)]
         rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.agree(sites)]
         for target in plan.targets if any(method.sources == "pooled" for method in methods) else ():
             attempt(target, path.name, partial(config.pooled, path, work=work, data=data, target=target))
@@ -92,7 +97,7 @@ def findings(plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Met
             attempt("", file.name, partial(common_ground, plan, sites, given, work))
     if len(given) > 1:
         attempt("", path.name, partial(contribution.common_ancestor, given))
-    return rows
+    return rows, told
 
 
 def common_ground(plan: "Plan", sites: "Sequence[Site]", given: "Sequence[Contribution]", work: Path) -> None:
