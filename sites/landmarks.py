@@ -63,7 +63,7 @@ def from_table(raw: Any, where: str) -> Landmarks:  # noqa: ANN401 - anything ma
         raise ConfigError(f"{where}, percentiles expected numbers from 0 to 100")
     if kind not in FOREGROUNDS:
         raise ConfigError(f"{where}, foreground expected {' or '.join(FOREGROUNDS)}, got {kind!r}")
-    if not isinstance(cases, int) or cases < 1:
+    if type(cases) is not int or cases < 1:
         raise ConfigError(f"{where}, cases expected a positive whole number, got {cases!r}")
     if not isinstance(channels, Mapping) or not channels:
         raise ConfigError(f"{where}, channels expected landmarks of at least one modality")

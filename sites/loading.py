@@ -216,6 +216,7 @@ def grid_of(image: Volume, data: Data, patch: Sequence[int]) -> Grid:
 
 
 def shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[np.float32]:
+    """A channel as the site's simulated scanner shows it, where there is one."""
     if site.scanner is None:
         return image.data
     drawn = scanner.draw(site.name, f"{case}/{channel}", image.data.shape)

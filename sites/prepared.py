@@ -114,7 +114,7 @@ class Disk:
         path = self._path(key)
         try:
             with safe_open(path, "np") as file:
-                told = file.metadata() or {}
+                total, _, facts = (file.metadata() or {}).get("case", "").partition(" ")
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             os.utime(path)
         except FileNotFoundError:
@@ -122,10 +122,10 @@ class Disk:
         except (OSError, SafetensorError, ValueError) as error:
             log.warning("%s is damaged, and made anew: %s", path.name, error)
             return None
-        if told.get("sum") != _sum(arrays, told.get("facts", "")):
+        if total != _sum(arrays, facts):
             log.warning("%s is damaged, and made anew: its checksum is another one", path.name)
             return None
-        return arrays, json.loads(told["facts"])
+        return arrays, json.loads(facts)
 
     def put(self, key: object, arrays: Arrays, facts: Mapping[str, Any]) -> None:
         """Keep a case, as a whole or not at all."""
@@ -134,7 +134,7 @@ class Disk:
         text = json.dumps(facts)
         try:
             with whole.writing(self._path(key), mode=0o600) as file:
-                file.write(save(arrays, {"facts": text, "sum": _sum(arrays, text)}))
+                file.write(save(arrays, {"case": f"{_sum(arrays, text)} {text}"}))
             self._trim()
         except OSError as error:  # the campaign goes on without
             log.warning("prepared cases cannot be kept: %s", error.strerror or error)

@@ -65,7 +65,9 @@ def _bias_field(raw: Any, where: str) -> BiasField | None:  # noqa: ANN401 - any
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where} expected true, false or a table, got {raw!r}")
     toml.only(raw, ("shrink", "iterations", "mask"), where)
-    shrink = toml.count(raw, "shrink", where, BiasField.shrink) or BiasField.shrink
+    shrink = toml.take(raw, "shrink", int, where, BiasField.shrink)
+    if shrink < 1:
+        raise ConfigError(f"{where}: 'shrink' expected at least 1, got {shrink}")
     iterations = raw.get("iterations", list(BiasField.iterations))
     if not (isinstance(iterations, list) and iterations and all(type(n) is int and n > 0 for n in iterations)):
         raise ConfigError(f"{where}: 'iterations' expected a list of positive whole numbers, got {iterations!r}")
