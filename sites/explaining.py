@@ -1,6 +1,7 @@
 """What will be done to a site's cases, in words: for those who look before hours of training."""
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 import nibabel as nib
@@ -19,7 +20,7 @@ def explain(site: Site, patch: Sequence[int] | None) -> list[str]:
     try:
         chosen = cases.select(cases.scan(site.data)[0], site.data.cases)
         return [*steps(site, chosen), geometry(site, chosen, patch)] if chosen else []
-    except (FedmergeError, *volumes.NOT_NIFTI, OSError):
+    except (FedmergeError, *volumes.NOT_NIFTI, OSError, EOFError, zlib.error):
         return []
 
 

@@ -48,7 +48,10 @@ REMEDIES = (
     (r"is missing|has no label map|has the modalities", "complete the case, or move it out of the folder"),
     (r"there is no folder|holds no case", "set `folder` and `layout` of [data] in site.toml; can the agent read it?"),
     (r"is not declared", "name the value under `labels` or `background` of [data] in site.toml"),
-    (r"expected the shape|expected the affine", 'export the case on one grid, or set `grids = "resample"` of [data]'),
+    (
+        r"expected the shape|expected the affine",
+        "export the case's files on one grid, or let `grids` of [data] resample them",
+    ),
     (r"expected to show at least|expected its labels inside", "look at the file's header: it says another place"),
     (r"on other voxels than", "nothing, where that is meant; else export the case on one grid"),
     (r"'landmarks' expected", "name a file with landmarks of all modalities under `landmarks` of [data]"),
@@ -106,10 +109,12 @@ def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
 def disk(site: Site, asked: Asked | None) -> Line:
     """Whether the work folder's disk has room for a campaign."""
     load = asked.load if asked else room.ASSUMED
-    needed = room.needed_bytes(site.role, load, _maps_bytes(site))
+    kept = int(site.data.cache_gb * 1e9)
+    needed = room.needed_bytes(site.role, load, _maps_bytes(site)) + kept
     free = room.free_bytes(site.work)
     what = f"{load.parameters / 1e6:.3g} million parameters, {load.sources} sources, {load.rows} rows"
-    sentence = f"{_gb(free)} free in {site.work}; {_gb(needed)} needed for contributions and checkpoints ({what})"
+    purpose = "contributions, checkpoints and prepared cases" if kept else "contributions and checkpoints"
+    sentence = f"{_gb(free)} free in {site.work}; {_gb(needed)} needed for {purpose} ({what})"
     if free < needed:
         return Line(
             "disk", "error" if asked else "warning", sentence, "free some space, or set another `work` in [site]"

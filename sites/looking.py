@@ -86,6 +86,12 @@ def outside(truth: npt.NDArray[np.uint8], images: Sequence[Volume], site: Site, 
     return float(1 - inside / np.count_nonzero(truth))
 
 
+def n4(data: Data) -> str:
+    """The settings of the bias field correction in words; "" without one."""
+    how = data.bias_field
+    return f"shrink {how.shrink}, iterations {list(how.iterations)}, mask {how.mask}" if how else ""
+
+
 def name(landmarks: Landmarks | None) -> str:
     """Landmarks in a few letters, to tell whether two sites have the same."""
     return hashlib.sha256(repr(landmarks).encode()).hexdigest()[:8] if landmarks else ""

@@ -1,5 +1,6 @@
 """A net at work: label maps on the hospital's own grid, classes of pictures, and their scores."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from fedmerge.errors import ConfigError, DataError
 from sites import intensities, pictures, preprocess, regrid, steps, volumes
 from sites.cases import Loaded
 from sites.preprocess import Grid
+
+log = logging.getLogger("fedmerge.site")
 
 
 def segment(net: nn.Module, images: Tensor, device: str | torch.device = "auto", precision: str = "auto") -> Tensor:
@@ -100,7 +103,9 @@ def predict_file(
     if len(images) not in (1, len(channels)):
         raise ConfigError(f"the model expected {len(channels)} images ({', '.join(channels)}), got {len(images)}")
     done = steps.read(info.get("preparation", {}), "the model's card")
-    read, _ = regrid.read(images, len(channels), done.grids)
+    read, regridded = regrid.read(images, len(channels), done.grids)
+    if regridded:
+        log.warning("%s: %d images lay on other voxels, and were brought onto its own", images[0].name, regridded)
     if out.resolve() in {path.resolve() for path in images}:
         raise DataError(f"{out} is one of the images; choose another place for the label map")
     first = read[0]

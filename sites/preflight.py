@@ -107,7 +107,7 @@ def agree(sites: Sequence[Site]) -> list[Finding]:
             ("modalities", ", ".join(site.data.modalities), ", ".join(sites[0].data.modalities)),
             ("spacing_mm", site.data.spacing_mm, sites[0].data.spacing_mm),
             ("crop", site.data.crop, sites[0].data.crop),
-            ("bias_field", site.data.bias_field, sites[0].data.bias_field),
+            ("bias_field", looking.n4(site.data), looking.n4(sites[0].data)),
             ("landmarks", looking.name(site.data.landmarks), looking.name(sites[0].data.landmarks)),
         ):
             if mine != first:
