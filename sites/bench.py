@@ -11,7 +11,7 @@ from fedmerge.errors import NetError
 from fedmerge.fusion import mixing, recipe
 from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
-from sites import cases, importance, predict, vouched
+from sites import cases, importance, predict, steps, vouched
 from sites.config import Site
 from sites.inbound import Declined
 from sites.parts import received
@@ -158,6 +158,7 @@ def card(bench: Bench) -> dict[str, Any]:
         "channels": list(data.modalities),
         "patch": list(row.net.patch),
         "spacing_mm": list(data.spacing_mm) if data.spacing_mm else None,
+        "preparation": steps.table(steps.of(data)),
         "method": bench.method.name,
         "sources": list(row.sources),
         "contributions": list(row.digests),

@@ -204,12 +204,19 @@ def digest(found: Sequence[Found], data: Data, scan_shift: Scanner | None = None
     Where the folder lies is not part of it.
     """
     settings = asdict(data)
-    for key in ("folder", "cases", "phantom"):
+    for key in ("folder", "cases", "phantom", "cache_gb", "workers"):
         del settings[key]
     settings["scanner"] = asdict(scan_shift) if scan_shift else None
     # keys that came later are left out where they are not set: what was stored before goes on being found
-    for key in ("meaningless", "regions"):
-        if settings[key] is None:
+    for key, unset in (
+        ("meaningless", None),
+        ("regions", None),
+        ("grids", "refuse"),
+        ("crop", None),
+        ("bias_field", None),
+        ("landmarks", None),
+    ):
+        if settings[key] == unset:
             del settings[key]
     if scan_shift and not scan_shift.invert:
         del settings["scanner"]["invert"]

@@ -4,11 +4,11 @@ from collections import Counter
 
 from fedmerge.errors import DataError
 from sites import cases, labels
-from sites.preflight import Seen
+from sites.looking import Tally
 from sites.records import Site
 
 
-def layout(site: Site, seen: Seen) -> str:
+def layout(site: Site, seen: Tally) -> str:
     """The sentence.
 
     Args:

@@ -1,16 +1,14 @@
 """The lines of a site's check that need nothing but the site itself: its data, geometry, labels, disk, policy."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import nibabel as nib
-import numpy as np
-
 from fedmerge.errors import FedmergeError
-from sites import cases, described, labels, pictures, preflight, room, wording
+from sites import cases, described, explaining, labels, preflight, room, wording
 from sites import hardware as machine
+from sites.looking import Tally
 from sites.records import Site
 
 Result = Literal["ok", "warning", "off", "error"]
@@ -53,14 +51,23 @@ REMEDIES = (
     (r"there is no folder|holds no case", "set `folder` and `layout` of [data] in site.toml; can the agent read it?"),
     (r"choose with", "set the key that the sentence ends with in [data] of site.toml"),
     (r"is not declared", "name the value under `labels` or `background` of [data] in site.toml"),
-    (r"expected the shape|expected the affine", "export image and label map of the case on one grid"),
+    (
+        r"expected the shape|expected the affine",
+        "export the case's files on one grid, or let `grids` of [data] resample them",
+    ),
+    (r"expected to show at least|expected its labels inside", "look at the file's header: it says another place"),
+    (r"on other voxels than", "nothing, where that is meant; else export the case on one grid"),
+    (r"'landmarks' expected", "name a file with landmarks of all modalities under `landmarks` of [data]"),
     (r"outside the net's patch", "set a larger `spacing_mm` in [data], or ask the coordinator for a larger patch"),
     (r"min_cases", "annotate more cases, or lower `min_cases` of [policy] if the hospital agrees"),
     (r"in two splits", "keep one of the two; the same image must not train and test"),
     (r"do not tell the patients", "set `patient` of [data]: a pattern that finds the patient in a case's id"),
     (r"no case shows", "look whether the label's values in [data] are right"),
 )
-GEOMETRY = re.compile(r"expected the shape|expected the affine|dimensions|channels in a fourth|outside the net's patch")
+GEOMETRY = re.compile(
+    r"expected the shape|expected the affine|dimensions|channels in a fourth|outside the net's patch"
+    r"|expected to show at least|expected its labels inside|on other voxels than"
+)
 
 
 def remedy(sentence: str) -> str:
@@ -86,7 +93,7 @@ def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
         site: every file of its cases is read.
         patch: (X, Y, Z) of the net's input; None where no campaign is known yet.
     """
-    seen = preflight.Seen()
+    seen = Tally()
     found = preflight.check(site, patch, seen)
     told = [
         Line("geometry" if GEOMETRY.search(f.sentence) else "data", f.severity, f.sentence, remedy(f.sentence))
@@ -106,52 +113,21 @@ def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
         told.insert(0, Line("data", "ok", f"{len(chosen)} cases in {site.data.folder}: {parts}"))
         told.insert(1, Line("layout", "ok", described.layout(site, seen)))
     if chosen and not any(line.result == "error" for line in told):
-        told.append(Line("geometry", "ok", GEOMETRIES.get(site.data.layout, _geometry)(site, chosen, patch)))
+        if steps := explaining.steps(site, chosen):
+            told.append(Line("preparation", "ok", "; ".join(steps)))
+        told.append(Line("geometry", "ok", explaining.geometry(site, chosen, patch)))
     return told
-
-
-def _geometry(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None) -> str:
-    """Voxel sizes of the images, and what of them the net sees."""
-    spacings = np.array([nib.load(one.images[0]).header.get_zooms()[:3] for one in chosen])  # type: ignore[attr-defined]
-    least, most = (np.round(edge(spacings, axis=0), 2) for edge in (np.min, np.max))
-    words = [f"voxels of {_mm(least)}" if np.array_equal(least, most) else f"voxels from {_mm(least)} to {_mm(most)}"]
-    if site.data.spacing_mm:
-        words.append(f"resampled to {_mm(site.data.spacing_mm)}")
-    if patch is None:
-        words.append("the net's patch is known with --campaign")
-    elif site.data.spacing_mm:
-        size = [p * s for p, s in zip(patch, site.data.spacing_mm)]
-        words.append(f"the net sees {_mm(size)} around the centre")
-    else:
-        words.append(f"the net sees {' x '.join(map(str, patch))} voxels around the centre")
-    return "; ".join(words)
-
-
-def _pixels(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None) -> str:
-    """Sizes of the pictures, and what the net sees of them."""
-    sizes = np.array([pictures.read(one.images[0], 1).shape[1:] for one in chosen])
-    least, most = (" x ".join(map(str, edge(sizes, axis=0))) for edge in (np.min, np.max))
-    seen = "the net's patch is known with --campaign"
-    if patch is not None:
-        seen = f"the net sees the whole in {' x '.join(map(str, patch))} pixels"
-    return f"pictures of {least} pixels; {seen}" if least == most else f"pictures of {least} to {most} pixels; {seen}"
-
-
-Geometry = Callable[[Site, Sequence[cases.Found], Sequence[int] | None], str]
-GEOMETRIES: dict[str, Geometry] = {"classes": _pixels}
-
-
-def _mm(lengths: Iterable[float]) -> str:
-    return " x ".join(f"{length:g}" for length in lengths) + " mm"
 
 
 def disk(site: Site, asked: Asked | None) -> Line:
     """Whether the work folder's disk has room for a campaign."""
     load = asked.load if asked else room.ASSUMED
-    needed = room.needed_bytes(site.role, load, _maps_bytes(site))
+    kept = int(site.data.cache_gb * 1e9)
+    needed = room.needed_bytes(site.role, load, _maps_bytes(site)) + kept
     free = room.free_bytes(site.work)
     what = f"{load.parameters / 1e6:.3g} million parameters, {load.sources} sources, {load.rows} rows"
-    sentence = f"{_gb(free)} free in {site.work}; {_gb(needed)} needed for contributions and checkpoints ({what})"
+    purpose = "contributions, checkpoints and prepared cases" if kept else "contributions and checkpoints"
+    sentence = f"{_gb(free)} free in {site.work}; {_gb(needed)} needed for {purpose} ({what})"
     if free < needed:
         return Line(
             "disk", "error" if asked else "warning", sentence, "free some space, or set another `work` in [site]"

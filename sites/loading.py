@@ -1,10 +1,9 @@
-"""Loading a case: read, checked, seen by the scanner, normalised, cropped, and kept while memory lasts."""
+"""Loading a case: read, checked, seen by the scanner, prepared, cropped, and kept in memory and on the site's disk."""
 
-from collections import OrderedDict
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,18 @@ from torch import Tensor
 from fedmerge import evaluation
 from fedmerge.errors import ConfigError
 from fedmerge.tasks import CaseScore
-from sites import labels, pictures, preprocess, scanner, volumes
+from sites import foreground, intensities, labels, packing, pictures, preprocess, regrid, scanner, steps, volumes
 from sites.draws import generator
 from sites.folders import Found, modalities
+from sites.foreground import Box
 from sites.pictures import Picture
+from sites.prepared import Disk, Memory, in_order
 from sites.preprocess import Grid
 from sites.progress import report
 from sites.records import Data, Site
 from sites.volumes import Frame, Volume
+
+log = logging.getLogger("fedmerge.site")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +37,12 @@ class Case:
         image: (C, *patch) float32, each channel normalised.
         label: (1, *patch) int64, 0..K.
         truth: (X, Y, Z) uint8, 0..K, on the file's own voxels in canonical order.
-        grid: how patch and volume lie to each other.
+        grid: how the patch lies to the volume, or to its box.
         frame: how the file lay, for writing label maps beside it.
         group: what parts and folds take in turn; all volumes are one group.
         regions: what scores are taken of, name -> values of `truth`; the labels, where there are none.
+        box: the part of the volume that the patch lies in the middle of; None: the whole.
+        regridded: how many files lay on other voxels than the first image.
     """
 
     id: str
@@ -48,6 +53,8 @@ class Case:
     frame: Frame
     group: str = ""
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    box: Box | None = None
+    regridded: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -63,6 +70,8 @@ class Case:
             keep: a folder for the label map, as ID.nii.gz on the file's own grid and affine.
         """
         found = preprocess.restore(probabilities, self.grid)
+        if self.box is not None:
+            found = self.box.paste(found)
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             volumes.write_like(found, self.frame, keep / f"{self.id}.nii.gz")
@@ -80,10 +89,13 @@ def load(
     patch: Sequence[int],
     progress: Callable[[int], None] | None = None,
 ) -> list[Loaded]:
-    """Reads, checks, normalises and crops; what was loaded before in this process is not read again.
+    """Reads, checks, prepares and crops; what was loaded before is not read again.
+
+    In this process it is in memory, and where the site keeps prepared cases (`cache_gb`) on its disk: the numbers are
+    the same to the last digit. The site's `workers` threads prepare cases side by side.
 
     Args:
-        site: whose labels, spacing and scanner hold.
+        site: whose labels, spacing, steps and scanner hold.
         found: the cases to load.
         patch: (X, Y, Z) of the net's input; of pictures (rows, columns).
         progress: told how many are done; without it, the log `fedmerge.progress` is.
@@ -96,21 +108,38 @@ def load(
         ConfigError: the patch is not of three whole numbers, or for pictures of two.
     """
     check_patch(site, patch)
-    prepared, size = READERS.get(site.data.layout, VOLUMES)[2], tuple(map(int, patch))
-    names = modalities(site.data)
+    size, names = tuple(map(int, patch)), modalities(site.data)
     cases: list[Loaded] = []
-    for done, one in enumerate(found, start=1):
-        key = _key(site, one, size, names)
-        case = _CACHE.get(key)
-        if case is None:
-            case = prepared(site, one, size)
-            _CACHE.put(key, case)
-            if progress is None:
-                report(site.name, "reading cases", done, len(found))
+    regridded = 0
+    for done, (case, new) in enumerate(in_order(lambda one: _one(site, one, size, names), found, site.data.workers), 1):
+        cases.append(case)
+        regridded += new and isinstance(case, Case) and bool(case.regridded)
         if progress is not None:
             progress(done)
-        cases.append(case)
+        elif new:
+            report(site.name, "reading cases", done, len(found))
+    if regridded:
+        log.warning("%s: %d of %d cases had files on other voxels than their first image", site.name, regridded, done)
     return cases
+
+
+def _one(site: Site, found: Found, patch: tuple[int, ...], names: tuple[str, ...]) -> tuple[Loaded, bool]:
+    """A case from memory, from the site's disk, or from its files; and whether it was not in memory."""
+    key = _key(site, found, patch, names)
+    if (there := _MEMORY.get(key)) is not None:
+        return there, False
+    prepare = READERS.get(site.data.layout, VOLUMES)[2]
+    disk = Disk(site.work / "prepared", int(site.data.cache_gb * 1e9))
+    kept = disk.get(key)
+    case: Loaded
+    if kept:
+        case = Case(id=found.id, regions=_values(site.data), **packing.unpacked(*kept))
+    else:
+        case = prepare(site, found, patch)
+        if isinstance(case, Case):
+            disk.put(key, *packing.packed(case))
+    _MEMORY.put(key, case)
+    return case, True
 
 
 def check_patch(site: Site, patch: Sequence[int]) -> None:
@@ -126,15 +155,16 @@ def check_patch(site: Site, patch: Sequence[int]) -> None:
 
 def prepare(site: Site, found: Found, patch: tuple[int, ...]) -> Case:
     """One case from its files; see `load`."""
-    data, channels = site.data, len(modalities(site.data))
-    images = read_images(found, channels, site.name)
-    truth = read_truth(found, images[0], data, site.name)
+    data, names = site.data, modalities(site.data)
+    images, regridded = regrid.read(found.images, len(names), data.grids, site.name)
     first = images[0]
-    grid = grid_of(first, data, patch)
-    normal = [preprocess.normalise(_shifted(image, site, found.id, c)) for c, image in enumerate(images)]
-    label = preprocess.crop_labels(truth, grid, len(data.labels))
+    truth, moved = read_truth(found, first, data, site.name)
+    seen = [shifted(image, site, found.id, c) for c, image in enumerate(images)]
+    normal, box = intensities.apply(seen, names, steps.of(data), first.spacing_mm, site.name)
+    grid = grid_of(replace(first, data=normal[0]), data, patch)
+    label = preprocess.crop_labels(box.cut(truth), grid, len(data.labels))
     if found.lent is not None:
-        label = _lent(found.lent, data, patch, channels, site.name)
+        label = _lent(found.lent, data, patch, len(names), site.name)
     if data.control == "shuffled-labels":
         label = generator("shuffled labels", site.name, found.id).permuted(label.ravel()).reshape(label.shape)
     return Case(
@@ -145,6 +175,8 @@ def prepare(site: Site, found: Found, patch: tuple[int, ...]) -> Case:
         grid=grid,
         frame=first.frame,
         regions=_values(data),
+        box=box,
+        regridded=regridded + moved,
     )
 
 
@@ -156,35 +188,25 @@ def _values(data: Data) -> dict[str, tuple[int, ...]]:
 
 def _lent(found: Found, data: Data, patch: tuple[int, ...], channels: int, who: str) -> npt.NDArray[np.uint8]:
     """Another case's labels in the patch around its own centre."""
-    image = read_images(found, channels, who)[0]
-    truth = read_truth(found, image, data, who)
-    return preprocess.crop_labels(truth, grid_of(image, data, patch), len(data.labels))
+    images, _ = regrid.read(found.images, channels, data.grids, who)
+    truth, _ = read_truth(found, images[0], data, who)
+    box = foreground.box([image.data for image in images], data.crop)
+    return preprocess.crop_labels(
+        box.cut(truth), grid_of(replace(images[0], data=box.cut(images[0].data)), data, patch), len(data.labels)
+    )
 
 
-def read_images(found: Found, channels: int, who: str = "") -> list[Volume]:
-    """A case's channels, all on the voxels of the first.
-
-    Raises:
-        DataError: a file cannot be read, or its shape or affine differs from the first one's.
-    """
-    if len(found.images) == 1:
-        return volumes.read_channels(found.images[0], channels, who=who)
-    images = [volumes.read(path, who=who) for path in found.images]
-    for path, image in zip(found.images[1:], images[1:], strict=True):
-        volumes.same_grid(images[0], image, f"the image {found.images[0].name}", f"{who}: {path.name}")
-    return images
-
-
-def read_truth(found: Found, image: Volume, data: Data, who: str = "") -> npt.NDArray[np.uint8]:
-    """A case's label map on the image's canonical voxels, as 0..K.
+def read_truth(found: Found, image: Volume, data: Data, who: str = "") -> tuple[npt.NDArray[np.uint8], bool]:
+    """A case's label map on the image's canonical voxels, as 0..K, and whether it lay on other ones.
 
     Raises:
-        DataError: the file cannot be read, lies on other voxels, or holds a value that is not declared.
+        DataError: the file cannot be read, is refused for its voxels, or holds a value that is not declared.
     """
     name = f"{who}: {found.label.parent.name}/{found.label.name}"
-    label = volumes.read_labels(found.label, who=who)
-    volumes.same_grid(image, label, f"the image {found.images[0].name}", name)
-    return labels.remap(label.data, data.labels, data.background, never=dict(found.never), who=name)
+    own = volumes.read_labels(found.label, who=who)
+    label = regrid.labels(own, image, data.grids, f"the image {found.images[0].name}", name)
+    known = labels.remap(label.data, data.labels, data.background, never=dict(found.never), who=name)
+    return known, label is not own
 
 
 def grid_of(image: Volume, data: Data, patch: Sequence[int]) -> Grid:
@@ -194,7 +216,8 @@ def grid_of(image: Volume, data: Data, patch: Sequence[int]) -> Grid:
     return Grid((x, y, z), image.spacing_mm, (a, b, c), data.spacing_mm or image.spacing_mm)
 
 
-def _shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[np.float32]:
+def shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[np.float32]:
+    """A channel as the site's simulated scanner shows it, where there is one."""
     if site.scanner is None:
         return image.data
     drawn = scanner.draw(site.name, f"{case}/{channel}", image.data.shape)
@@ -203,43 +226,17 @@ def _shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[
 
 def _key(site: Site, found: Found, patch: tuple[int, ...], names: tuple[str, ...]) -> tuple[Any, ...]:
     """All that goes into a loaded case."""
-    files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in (*found.images, found.label) if p.exists()]
+    lent = (*found.lent.images, found.lent.label) if found.lent else ()
+    paths = (*found.images, found.label, *lent)
+    files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths if p.exists()]
     data = site.data
     regions = tuple((data.regions or {}).items())
     meaning = (tuple(data.labels.items()), data.background, data.spacing_mm, data.control, names, regions)
-    lent = str(found.lent.label) if found.lent else None
-    return (site.name, found.id, lent, tuple(files), meaning, site.scanner, patch)
+    return (site.name, found.id, tuple(files), meaning, steps.of(data), site.scanner, patch)
 
 
 Reader = tuple[str, int, Callable[[Site, Found, tuple[int, ...]], Loaded]]
 VOLUMES: Reader = ("three numbers of voxels", 3, prepare)
 READERS: dict[str, Reader] = {"classes": ("two numbers of pixels", 2, pictures.prepare)}
 
-
-class _Cache:
-    """The cases loaded last, up to a number of bytes; sites of one simulation may ask from several threads."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.bytes = 0
-        self.cases: OrderedDict[tuple[Any, ...], Loaded] = OrderedDict()
-        self.lock = Lock()
-
-    def get(self, key: tuple[Any, ...]) -> Loaded | None:
-        with self.lock:
-            if key in self.cases:
-                self.cases.move_to_end(key)
-            return self.cases.get(key)
-
-    def put(self, key: tuple[Any, ...], case: Loaded) -> None:
-        with self.lock:
-            if key in self.cases:
-                return
-            self.cases[key] = case
-            self.bytes += case.nbytes
-            while self.bytes > self.max_bytes and len(self.cases) > 1:
-                _, old = self.cases.popitem(last=False)
-                self.bytes -= old.nbytes
-
-
-_CACHE = _Cache(max_bytes=2 << 30)
+_MEMORY: Memory[tuple[Any, ...], Loaded] = Memory(max_bytes=2 << 30)

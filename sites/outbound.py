@@ -202,5 +202,6 @@ def _secret(site: Site) -> bytes:
 
 
 def model(site: Site, path: Path) -> dict[str, bytes | Path]:
-    """The fine-tuned model as a payload, where the policy releases it; else no payload."""
-    return {"model": path} if site.policy.release_finetuned else {}
+    """The fine-tuned model as a payload, where the policy releases it, and the landmarks in its card; else none."""
+    released = site.policy.release_finetuned and (site.data.landmarks is None or site.policy.landmarks)
+    return {"model": path} if released else {}

@@ -1,5 +1,6 @@
 """A net at work: label maps on the hospital's own grid, classes of pictures, and their scores."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from fedmerge import devices
 from fedmerge.errors import ConfigError, DataError
-from sites import pictures, preprocess, volumes
+from sites import intensities, pictures, preprocess, regrid, steps, volumes
 from sites.cases import Loaded
 from sites.preprocess import Grid
+
+log = logging.getLogger("fedmerge.site")
 
 
 def segment(net: nn.Module, images: Tensor, device: str | torch.device = "auto", precision: str = "auto") -> Tensor:
@@ -86,36 +89,37 @@ def predict_file(
 
     Args:
         net: the model.
-        info: what its file says of it: `channels`, `patch`, and `spacing_mm` (None: the image's own voxels).
+        info: what its file says of it: `channels`, `patch`, `spacing_mm` (None: the image's own voxels), and what was
+            done to the images that it learnt from (`preparation`, see `steps`).
         images: one file a channel, in the model's order, or one 4D file with all channels.
         out: the label map, .nii or .nii.gz.
         device: as for training.
 
     Raises:
-        DataError: a file cannot be read, or the channels lie on different voxels.
+        DataError: a file cannot be read, or the channels lie on different voxels, which the model refuses.
         ConfigError: the number of images is not the model's.
     """
     channels = list(info["channels"])
     if len(images) not in (1, len(channels)):
         raise ConfigError(f"the model expected {len(channels)} images ({', '.join(channels)}), got {len(images)}")
-    if len(images) == 1:
-        read = volumes.read_channels(images[0], len(channels))
-    else:
-        read = [volumes.read(path) for path in images]
-    for path, other in zip(images[1:], read[1:], strict=False):
-        volumes.same_grid(read[0], other, images[0].name, path.name)
+    done = steps.read(info.get("preparation", {}), "the model's card")
+    read, regridded = regrid.read(images, len(channels), done.grids)
+    if regridded:
+        log.warning("%s: %d images lay on other voxels, and were brought onto its own", images[0].name, regridded)
     if out.resolve() in {path.resolve() for path in images}:
         raise DataError(f"{out} is one of the images; choose another place for the label map")
+    first = read[0]
+    normal, box = intensities.apply([one.data for one in read], channels, done, first.spacing_mm, "the model's card")
     grid = Grid(
-        shape=_three(read[0].data.shape),
-        spacing_mm=read[0].spacing_mm,
+        shape=_three(normal[0].shape),
+        spacing_mm=first.spacing_mm,
         patch=_three(info["patch"]),
-        patch_spacing_mm=tuple(info["spacing_mm"]) if info.get("spacing_mm") else read[0].spacing_mm,
+        patch_spacing_mm=tuple(info["spacing_mm"]) if info.get("spacing_mm") else first.spacing_mm,
     )
-    image = preprocess.crop(np.stack([preprocess.normalise(one.data) for one in read]), grid)
+    image = preprocess.crop(np.stack(normal), grid)
     (probabilities,) = segment(net, torch.from_numpy(image)[None], device)
     out.parent.mkdir(parents=True, exist_ok=True)
-    volumes.write_like(preprocess.restore(probabilities, grid), read[0].frame, out)
+    volumes.write_like(box.paste(preprocess.restore(probabilities, grid)), first.frame, out)
 
 
 def classify_file(

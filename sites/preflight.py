@@ -1,8 +1,7 @@
 """Everything about the data that can be found before training: all of it, not only the first."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -10,8 +9,9 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from fedmerge.errors import FedmergeError
-from sites import cases, hardware, labels, loading, pictures, preprocess, volumes
+from sites import cases, hardware, labels, loading, looking, pictures, volumes
 from sites.cases import Found
+from sites.looking import Tally
 from sites.progress import report
 from sites.records import Site
 from sites.volumes import Volume
@@ -32,15 +32,7 @@ class Finding:
     sentence: str
 
 
-@dataclass
-class Seen:
-    """What the files of a site show: label (1..K) -> how many cases have it, and all values of its label maps."""
-
-    labels: Counter[int] = field(default_factory=Counter)
-    values: set[int] = field(default_factory=set)
-
-
-def check(site: Site, patch: Sequence[int] | None = None, seen: Seen | None = None) -> list[Finding]:
+def check(site: Site, patch: Sequence[int] | None = None, seen: Tally | None = None) -> list[Finding]:
     """Reads every file of the site's cases and lists what is wrong; nothing is trained.
 
     Args:
@@ -52,7 +44,7 @@ def check(site: Site, patch: Sequence[int] | None = None, seen: Seen | None = No
         the findings, in the order of the cases; empty where all is well.
     """
     findings: list[Finding] = []
-    seen = Seen() if seen is None else seen
+    seen = Tally() if seen is None else seen
 
     def found_error(file: str, error: FedmergeError | str) -> None:
         findings.append(Finding(site.name, file, "error", str(error)))
@@ -87,9 +79,13 @@ def check(site: Site, patch: Sequence[int] | None = None, seen: Seen | None = No
             found_error("", sentence)
         findings += _about_split(site, split)
     names = cases.modalities(site.data)
+    if missing := looking.without_landmarks(site.data, names):
+        found_error("", f"{site.name}: {missing}")
     for done, one in enumerate(chosen, start=1):
-        findings += CASES.get(site.data.layout, _case)(site, one, len(names), patch, seen)
+        findings += CASES.get(site.data.layout, _case)(site, one, names, patch, seen)
         report(site.name, "checking files", done, len(chosen))
+    if told := seen.told(names[0], len(chosen)):
+        findings.append(Finding(site.name, "", "warning", f"{site.name}: {told}"))
     if not any(f.severity == "error" for f in findings):
         for k, label in enumerate(site.data.labels, start=1):
             if not seen.labels[k]:
@@ -112,6 +108,9 @@ def agree(sites: Sequence[Site]) -> list[Finding]:
         for what, mine, first in (
             ("modalities", ", ".join(site.data.modalities), ", ".join(sites[0].data.modalities)),
             ("spacing_mm", site.data.spacing_mm, sites[0].data.spacing_mm),
+            ("crop", site.data.crop, sites[0].data.crop),
+            ("bias_field", looking.n4(site.data), looking.n4(sites[0].data)),
+            ("landmarks", looking.name(site.data.landmarks), looking.name(sites[0].data.landmarks)),
         ):
             if mine != first:
                 sentence = f"{site.name}: '{what}' is {mine or 'not set'}, but {first or 'not set'} at {sites[0].name}"
@@ -188,8 +187,8 @@ def _about_split(site: Site, split: cases.Split) -> list[Finding]:
     return findings
 
 
-def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, seen: Seen) -> list[Finding]:
-    """All that is wrong with one case; what its label map shows goes into `seen`."""
+def _case(site: Site, found: Found, names: Sequence[str], patch: Sequence[int] | None, seen: Tally) -> list[Finding]:
+    """All that is wrong with one case; counts into `seen` what it shows."""
     findings: list[Finding] = []
 
     def add(path: Path, severity: Literal["error", "warning"], sentence: str) -> None:
@@ -198,7 +197,7 @@ def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, 
     images: list[tuple[Path, Volume]] = []
     for path in found.images:
         try:
-            read = volumes.read_channels(path, channels if len(found.images) == 1 else 1, who=site.name)
+            read = volumes.read_channels(path, len(names) if len(found.images) == 1 else 1, who=site.name)
         except FedmergeError as error:
             add(path, "error", str(error))
             continue
@@ -211,14 +210,11 @@ def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, 
         add(found.label, "error", str(error))
         return findings
     name = f"{site.name}: {found.label.parent.name}/{found.label.name}"
-    for path, volume in images[1:] if images else []:
-        try:
-            volumes.same_grid(images[0][1], volume, f"the image {images[0][0].name}", f"{site.name}: {path.name}")
-        except FedmergeError as error:
-            add(path, "error", str(error))
     if images:
+        for path, sentence in looking.lay(found, images, names, site, seen):
+            add(path, "error", sentence)
         try:
-            volumes.same_grid(images[0][1], label, f"the image {images[0][0].name}", name)
+            label = looking.lay_labels(found, label, images[0][1], site, seen)
         except FedmergeError as error:
             add(found.label, "error", str(error))
     seen.values.update(labels.present(label.data))
@@ -230,20 +226,19 @@ def _case(site: Site, found: Found, channels: int, patch: Sequence[int] | None, 
     seen.labels.update(int(k) for k in np.unique(truth))
     if not truth.any():
         add(found.label, "warning", f"{name} shows none of the site's labels")
-    elif patch is not None and images:
-        x, y, z = (int(size) for size in patch)
-        share = preprocess.outside(truth, loading.grid_of(images[0][1], site.data, (x, y, z)))
+    elif patch is not None and images and truth.shape == images[0][1].data.shape:
+        share = looking.outside(truth, [volume for _, volume in images], site, patch)
         if share > 0.05:
             add(found.label, "warning", f"{name} has {share:.0%} of its labelled voxels outside the net's patch")
     return findings
 
 
-def _picture(site: Site, found: Found, channels: int, patch: Sequence[int] | None, seen: Seen) -> list[Finding]:
+def _picture(site: Site, found: Found, names: Sequence[str], patch: Sequence[int] | None, seen: Tally) -> list[Finding]:
     """All that is wrong with one picture; counts its class into `seen`."""
     name = found.images[0].name
     seen.labels[1 + list(site.data.labels).index(pictures.class_of(found.group, site.data))] += 1
     try:
-        pixels = pictures.read(found.images[0], channels, who=site.name)
+        pixels = pictures.read(found.images[0], len(names), who=site.name)
     except FedmergeError as error:
         return [Finding(site.name, name, "error", str(error))]
     if np.ptp(pixels) > 0:
@@ -251,5 +246,5 @@ def _picture(site: Site, found: Found, channels: int, patch: Sequence[int] | Non
     return [Finding(site.name, name, "warning", f"{site.name}: {found.id} has the same intensity everywhere")]
 
 
-Look = Callable[[Site, Found, int, Sequence[int] | None, Seen], list[Finding]]
+Look = Callable[[Site, Found, Sequence[str], Sequence[int] | None, Tally], list[Finding]]
 CASES: dict[str, Look] = {"classes": _picture}  # layout -> how one case is looked at, where that is no volume

@@ -15,6 +15,9 @@ ROLES = ("source", "target")
 FISHER = ("none", "channel", "full")
 TRUST = ("server", "target", "group")
 REUSE = ("never", "campaign", "consortium")
+GRIDS = ("refuse", "resample")
+FOREGROUNDS = ("nonzero", "otsu")
+BIAS_MASKS = (*FOREGROUNDS, "none")
 CONTROLS = ("shuffled-labels", "other-start", "random-giant", "random-flat", "change-x30")
 
 
@@ -31,6 +34,38 @@ class Selection:
     shuffle: int | None = None
     ids: Path | None = None
     more: tuple[tuple[int | None, int | None], ...] = ()
+
+
+@dataclass(frozen=True)
+class BiasField:
+    """How N4 corrects a bias field.
+
+    Attributes:
+        shrink: the field is estimated on every so-manieth voxel along each axis.
+        iterations: the most iterations of each level; a level has half the distance of spline knots of the one before.
+        mask: where it is estimated: in the foreground, as "nonzero" or "otsu" find it, or everywhere ("none").
+    """
+
+    shrink: int = 4
+    iterations: tuple[int, ...] = (50, 50, 50, 50)
+    mask: str = "otsu"
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Statistics of a site's training images: where the percentiles of a standardised image lie.
+
+    Attributes:
+        percentiles: 0 to 100, growing.
+        foreground: how the voxels that percentiles are taken of are found.
+        cases: how many cases they were learnt from.
+        channels: (modality, landmarks), as many landmarks as percentiles, growing.
+    """
+
+    percentiles: tuple[float, ...]
+    foreground: str
+    cases: int
+    channels: tuple[tuple[str, tuple[float, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +96,12 @@ class Data:
     label_file: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     derivative: str | None = None
+    grids: Literal["refuse", "resample"] = "refuse"
+    crop: Literal["nonzero", "otsu"] | None = None
+    bias_field: BiasField | None = None
+    landmarks: Landmarks | None = None
+    cache_gb: float = 0.0
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +125,7 @@ class Policy:
         per_case_metrics: scores of single cases may leave, under pseudonyms.
         receive_fused: the site measures fused models on its own task.
         release_finetuned: the fine-tuned model may leave.
+        landmarks: landmarks of the images' intensities may leave, in a file or in a model's card.
         reuse: where a stored contribution may be used: in its own campaign, in any of the consortium's, or nowhere
             beyond the run that asked for it.
         max_contributions: how many contributions may leave in the site's life; None: any number.
@@ -107,6 +149,7 @@ class Policy:
     per_case_metrics: bool = False
     receive_fused: bool = False
     release_finetuned: bool = False
+    landmarks: bool = False
     reuse: Literal["never", "campaign", "consortium"] = "never"
     max_contributions: int | None = 0
     max_bytes: int | None = 0
@@ -129,6 +172,7 @@ OPEN = Policy(
     per_case_metrics=True,
     receive_fused=True,
     release_finetuned=True,
+    landmarks=True,
     reuse="consortium",
     max_contributions=None,
     max_bytes=None,

@@ -78,6 +78,11 @@ def contribute(
     _check_cases(site, asked)
     if not asked.private:
         budget.check_plain(site)
+    elif site.data.landmarks is not None:
+        raise Declined(
+            f"{site.name}: 'landmarks' are taken over all patients at once, which the noise of a training with"
+            " differential privacy does not cover"
+        )
     own = parts(site, asked.net.patch)
     return _train(site, asked, payload, own["train"], own["validate"], site.name, heard)
 

@@ -1,5 +1,6 @@
 """The tables of a site's file, `data`, `policy` and `scanner`, read into their records."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -8,7 +9,7 @@ from typing import Any, cast
 
 from fedmerge.errors import ConfigError
 from fedmerge.trust import keys
-from sites import declared, toml, volumes
+from sites import declared, steps, toml, volumes
 from sites.records import (
     CONTROLS,
     FISHER,
@@ -24,11 +25,12 @@ from sites.records import (
     Selection,
 )
 
+PREPARATION = ("grids", "crop", "bias_field", "landmarks", "cache_gb", "workers")
 # Keys that say nothing in a layout: those that speak of voxels and label maps, or choose among a case's files.
 UNUSED = {
     "msd": ("files", "derivative"),
     "phantom": ("files", "derivative"),
-    "classes": ("spacing_mm", "control", "label_file", "files", "derivative"),
+    "classes": ("spacing_mm", "control", "label_file", "files", "derivative", *PREPARATION),
     "folders": ("derivative",),
     "brats": ("label_file", "files", "derivative"),
     "freesurfer": ("derivative",),
@@ -47,6 +49,7 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
     background = tuple(declared.values_of(str(layout))(table.get("background", []), "background", where))
     declared.distinct(labels, background, "labels", where)
     modalities, files = toml.texts(table, "modalities", where), _files(table, where)
+    done = steps.read(table, where, base)
     if modalities and (strange := [name for name in files if name not in modalities]):
         raise ConfigError(f"{where}: 'files' expected modalities of {', '.join(modalities)}, got '{strange[0]}'")
     return Data(
@@ -71,6 +74,12 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
         label_file=_stem(toml.take(table, "label_file", str, where)) if "label_file" in table else None,
         files=files,
         derivative=toml.take(table, "derivative", str, where, None),
+        grids=done.grids,
+        crop=done.crop,
+        bias_field=done.bias_field,
+        landmarks=done.landmarks,
+        cache_gb=_cache_gb(table, where),
+        workers=_workers(table, where),
     )
 
 
@@ -82,6 +91,20 @@ def _files(table: dict[str, Any], where: str) -> dict[str, str]:
 
 def _stem(name: str) -> str:
     return volumes.stem(Path(name))
+
+
+def _cache_gb(table: dict[str, Any], where: str) -> float:
+    size = float(toml.take(table, "cache_gb", float, where, 0.0))
+    if not 0 <= size < math.inf:
+        raise ConfigError(f"{where}: 'cache_gb' expected a size from 0, got {size}")
+    return size
+
+
+def _workers(table: dict[str, Any], where: str) -> int:
+    threads = int(toml.take(table, "workers", int, where, 1))
+    if threads < 1:
+        raise ConfigError(f"{where}: 'workers' expected at least 1, got {threads}")
+    return threads
 
 
 def _part(table: dict[str, Any], key: str, where: str) -> Part:

@@ -23,6 +23,7 @@ MEANING = {
     "per_case_metrics": "scores of single cases may leave, under pseudonyms",
     "receive_fused": "the site measures fused models on its own cases",
     "release_finetuned": "the fine-tuned model may leave",
+    "landmarks": "landmarks of the images' intensities may leave, in a file or with a model",
     "reuse": 'where a contribution may be used again: "never", "campaign" or "consortium"',
     "max_contributions": 'how many contributions may ever leave; "*": any number',
     "max_bytes": 'the largest message that may leave; "*": any size',

@@ -116,6 +116,10 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "release_finetuned": _switch(
         "The model that is fine-tuned on its cases may leave.", "The model that is fine-tuned on its cases stays here."
     ),
+    "landmarks": _switch(
+        "Landmarks of its images' intensities may leave, in a file or with a model that was trained with them.",
+        "No landmarks of its images' intensities leave, nor a model whose card has them.",
+    ),
     "reuse": _choice(
         never="A contribution that was sent is not used again: the hospital is asked anew, its policy with it.",
         campaign="A contribution that was sent may be used again when its own run goes on.",

@@ -102,8 +102,8 @@ def test_a_hospital_that_is_well_is_green(joined, server):
     lines = look(joined, server)
     assert {(line.check, line.result) for line in lines if line.result != "ok"} == {("users", "off")}
     assert [line.check for line in lines if not line.check.startswith("policy: ")] == [
-        "site.toml", "hardware", "data", "layout", "geometry", "labels", "disk", "front door", "clock", "roster",
-        "membership", "permissions", "policy file", "keys", "users", "bundles",
+        "site.toml", "hardware", "data", "layout", "preparation", "geometry", "labels", "disk", "front door", "clock",
+        "roster", "membership", "permissions", "policy file", "keys", "users", "bundles",
     ]  # fmt: skip
     assert only(lines, "roster").found == "epoch 3, signed 2025-06-15 (0 days ago), 1 on it; its signature holds"
     assert only(lines, "membership").found == "north is on the roster of epoch 3 as source until 2026-06-15"

@@ -19,13 +19,17 @@ def results(lines):
     return [(line.check, line.result) for line in lines]
 
 
-def test_good_data_are_three_green_lines(tmp_path):
-    """How many cases serve what, what they were read as, the voxels' size, and what of it the net sees."""
+def test_good_data_are_four_green_lines(tmp_path):
+    """How many cases serve what, what they were read as, what is done to them, and what of it the net sees."""
     site = hospital(tmp_path, validate=1, test=1, spacing_mm=(2.0, 2.0, 2.0))
-    data, layout, geometry = findings.data(site, (8, 8, 8))
+    data, layout, preparation, geometry = findings.data(site, (8, 8, 8))
     assert data == Line("data", "ok", f"3 cases in {tmp_path}: 1 to train, 1 to validate, 1 to test")
     assert layout.found == (
         "north: 3 cases of 3 patients in the layout 'msd'; modalities T1; label values 1 front; 2 back; 0 background"
+    )
+    assert preparation.found == (
+        "each modality is clipped at its percentiles 1 and 99, then has mean 0 and standard deviation 1; along an axis"
+        " that becomes coarser voxels are averaged, along one that becomes finer interpolated"
     )
     assert geometry.found == (
         "voxels of 1 x 1 x 1 mm; resampled to 2 x 2 x 2 mm; the net sees 16 x 16 x 16 mm around the centre"
@@ -50,7 +54,7 @@ def test_every_finding_is_a_line_with_its_own_remedy(tmp_path):
     told = findings.data(site, None)
     assert results(told) == [("geometry", "error"), ("data", "error"), ("data", "error")]
     assert [line.remedy for line in told] == [
-        "export image and label map of the case on one grid",
+        "export the case's files on one grid, or let `grids` of [data] resample them",
         "name the value under `labels` or `background` of [data] in site.toml",
         "restore the file from the archive, or leave the case out",
     ]

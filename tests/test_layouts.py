@@ -13,7 +13,7 @@ from made_layouts import BRATS_2018, BRATS_2023
 
 from fedmerge.cli import predict as cli_predict
 from fedmerge.errors import DataError
-from sites import cases, config, described, predict, preflight
+from sites import cases, config, described, looking, predict, preflight
 from sites.records import OPEN, Site
 from sites.tables import data as read_data
 
@@ -185,7 +185,7 @@ def test_a_site_that_has_incomplete_cases_is_told_what_it_has_all_the_same(tmp_p
     (tmp_path / "bob/mri/aseg.mgz").unlink()
     settings = {"folder": ".", "layout": "freesurfer", "modalities": ["norm"], "labels": "freesurfer-14"}
     site = Site("h", "target", read_data(settings, "h", tmp_path), OPEN, None, tmp_path, simulation=True)
-    seen = preflight.Seen()
+    seen = looking.Tally()
     (error, *_) = preflight.check(site, None, seen)
     assert error.sentence == f"{tmp_path.name}: case 'bob' has no mri/aseg.mgz"
     with pytest.raises(DataError, match="there is no folder"):

@@ -10,7 +10,7 @@ from commandline import command
 from made_layouts import BRATS_2018, BRATS_2023
 from nibabel import orientations
 
-from sites import cases, cohort, described, freesurfer, loading, preflight, synthesis, volumes
+from sites import cases, cohort, described, freesurfer, loading, looking, preflight, synthesis, volumes
 from sites.draws import generator
 from sites.freesurfer import LABEL_OF, LABELS
 from sites.phantom import PROFILES
@@ -76,7 +76,7 @@ def site_of(folder, **keys):
 
 def checked(site):
     """The errors that `check` finds, and what it says of the folder."""
-    seen = preflight.Seen()
+    seen = looking.Tally()
     errors = [f.sentence for f in preflight.check(site, (96, 112, 96), seen) if f.severity == "error"]
     return errors, described.layout(site, seen)
 

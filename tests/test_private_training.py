@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import small
@@ -14,6 +15,7 @@ from server.app import app as server_app
 from sites import budget, cases, config, private, source, wording
 from sites.app import app as client_app
 from sites.inbound import Declined
+from sites.records import Landmarks
 
 PATIENTS = 'patient = "(.*)"'
 NOISY = "epsilon = 3.0\ndelta = 1e-3\ndp_clip = 0.5\nbatch_size = 2"
@@ -107,6 +109,17 @@ def test_a_training_without_noise_is_refused_where_there_is_a_budget(there, tmp_
     with pytest.raises(Declined, match="policy line 'epsilon = 3'"):
         source.contribute(site, task, payload)
     assert not (tmp_path / "contributions").exists()
+
+
+def test_a_noisy_training_takes_no_landmarks(there, tmp_path):
+    """They are of all patients at once: the noise bounds what one patient's gradient tells, and not what these do."""
+    folder, _ = there
+    site, task, payload = asked(tmp_path, write(folder, policy=BUDGET), epsilon=2.5, delta=1e-3, dp_clip=1.0)
+    landmarks = Landmarks((1.0, 99.0), "nonzero", 30, (("T1", (0.0, 100.0)),))
+    standard = replace(site, data=replace(site.data, landmarks=landmarks))
+    with pytest.raises(Declined, match="north: 'landmarks' are taken over all patients at once"):
+        source.contribute(standard, task, payload)
+    assert budget.entries(site) == []
 
 
 def test_a_training_beyond_the_budget_is_refused_and_one_within_is_spent_once(there, tmp_path):

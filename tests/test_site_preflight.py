@@ -10,6 +10,7 @@ import pytest
 from sites import preflight, volumes
 from sites.config import OPEN, Data, Policy, Selection, Site
 from sites.preflight import Finding
+from sites.records import BiasField, Landmarks
 
 SHAPE = (8, 9, 10)
 
@@ -244,3 +245,36 @@ def test_the_real_files_are_in_order():
     data = Data(REAL, "msd", {"anterior": (1,), "posterior": (2,)}, modalities=("MRI",), cases=Selection(0, 20))
     found = preflight.check(Site("h", "source", data, OPEN, None, REAL, simulation=True), patch=(32, 48, 32))
     assert [f.severity for f in found] == ["warning"]
+
+
+def test_sites_that_prepare_their_images_differently_are_told(tmp_path):
+    """A box, a bias field and a histogram at one site only: a warning each, in words."""
+    landmarks = Landmarks((1.0, 99.0), "nonzero", 3, (("T1", (0.0, 100.0)),))
+    north = hospital(tmp_path / "a")
+    south = hospital(tmp_path / "b", name="south", crop="otsu", bias_field=BiasField(), landmarks=landmarks)
+    told = sentences(preflight.agree([north, south]), "warning")
+    assert told[0] == "south: 'crop' is otsu, but not set at north"
+    assert told[1] == ("south: 'bias_field' is shrink 4, iterations [50, 50, 50, 50], mask otsu, but not set at north")
+    assert told[2].startswith("south: 'landmarks' is ")
+    assert len(told) == 3
+    assert preflight.agree([south, replace(south, name="west")])[-1].severity == "error"  # their images are the same
+
+
+def test_landmarks_of_other_modalities_are_an_error_before_training(tmp_path):
+    """The sentence names those that are missing."""
+    landmarks = Landmarks((1.0, 99.0), "nonzero", 3, (("T2", (0.0, 100.0)),))
+    (told,) = preflight.check(hospital(tmp_path, landmarks=landmarks))
+    assert told == Finding("north", "", "error", "north: 'landmarks' expected the modalities T1, got none of T1")
+
+
+def test_what_the_box_puts_outside_the_patch_is_told(tmp_path):
+    """Without a box the patch lies in the middle of the volume and misses a corner; with one it does not."""
+    values = np.zeros((24, 24, 24), np.float32)
+    values[16:22, 16:22, 16:22] = np.random.default_rng(0).uniform(1, 2, (6, 6, 6))
+    bars = np.zeros(values.shape, np.uint8)
+    bars[17:19, 17:21, 17:21], bars[19:21, 17:21, 17:21] = 1, 2
+    site = hospital(tmp_path, ids=())
+    put(tmp_path, "p-visit1", img=values, lab=bars)
+    (told,) = preflight.check(site, patch=(8, 8, 8))
+    assert told.sentence.endswith("has 100% of its labelled voxels outside the net's patch")
+    assert preflight.check(replace(site, data=replace(site.data, crop="nonzero")), patch=(8, 8, 8)) == []

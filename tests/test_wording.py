@@ -11,7 +11,8 @@ from sites.records import FISHER, OPEN, REUSE, Data, Policy, Site
 DIFFERENT = {
     **{key: [(), ("a",), ("a", "b"), None] for key in ("roles", "campaigns", "nets", "labels", "receivers")},
     "trust": [(), ("server",), ("target", "group"), None],
-    **{key: [False, True] for key in ("weights", "metrics", "per_case_metrics", "receive_fused", "release_finetuned")},
+    **{key: [False, True] for key in ("weights", "metrics", "per_case_metrics", "receive_fused")},
+    **{key: [False, True] for key in ("release_finetuned", "landmarks")},
     **{key: [0, 1, 2000, None] for key in ("max_contributions", "max_bytes")},
     "min_cases": [1, 20],
     "fisher": FISHER,

@@ -49,8 +49,8 @@ def check(
     for method in asked:
         feasible.check_method(read, method)
     with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
-        rows, folders = findings(read, campaign, data, asked)
-    for sentence in folders:
+        rows, told = findings(read, campaign, data, asked)
+    for sentence in told:
         screen.say(sentence)
     if rows:
         screen.table(HEADING, rows, left=len(HEADING))
@@ -63,12 +63,12 @@ def check(
 def findings(
     plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Method]"
 ) -> tuple[list[tuple[str, ...]], list[str]]:
-    """(site, file, "error" or "warning", sentence) for all that training would find; a sentence on each folder."""
+    """(site, file, "error" or "warning", sentence) for all that training would find; what it reads, what it will do."""
     from fedmerge import contribution, wire
     from server import given as given_files
-    from sites import config, described, preflight
+    from sites import config, described, explaining, preflight
+    from sites.looking import Tally
 
-    folders: list[str] = []
     rows: list[tuple[str, ...]] = []
 
     def attempt(site: str, file: str, work: Callable[[], T]) -> list[T]:
@@ -79,6 +79,7 @@ def findings(
             return []
 
     sites, given = [], []
+    told: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for member in plan.members:
@@ -89,10 +90,11 @@ def findings(
                 read = partial(config.from_campaign, path, who, work=work / who, data=data)
                 sites += attempt(who, path.name, read)
         for site in sites:
-            seen = preflight.Seen()
+            seen = Tally()
             rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.check(site, plan.patch, seen)]
             with contextlib.suppress(FedmergeError):  # the rows have said why
-                folders.append(described.layout(site, seen))
+                told.append(described.layout(site, seen))
+            told += [f"{site.name}: {sentence}." for sentence in explaining.explain(site, plan.patch)]
         rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.agree(sites)]
         for target in plan.targets if any(method.sources == "pooled" for method in methods) else ():
             attempt(target, path.name, partial(config.pooled, path, work=work, data=data, target=target))
@@ -101,7 +103,7 @@ def findings(
             attempt("", file.name, partial(common_ground, plan, sites, given, work))
     if len(given) > 1:
         attempt("", path.name, partial(contribution.common_ancestor, given))
-    return rows, folders
+    return rows, told
 
 
 def common_ground(plan: "Plan", sites: "Sequence[Site]", given: "Sequence[Contribution]", work: Path) -> None:

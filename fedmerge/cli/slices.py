@@ -73,12 +73,13 @@ def _slice(rows: "Sequence[Row]", run: "Run", target: str, case: str, kept: Mapp
 
     from fedmerge.bench import slices
     from fedmerge.comparison import case_means, last_stage
-    from sites import cases, config, loading, volumes
+    from sites import cases, config, loading, regrid, volumes
 
     site = config.from_campaign(run.campaign, target, work=run.out / "sites" / target)
     found = next(one for one in cases.find(site.data) if one.id == case)
-    image = loading.read_images(found, len(cases.modalities(site.data)), target)[0]
-    truth = loading.read_truth(found, image, site.data, target)
+    images, _ = regrid.read(found.images, len(cases.modalities(site.data)), site.data.grids, target)
+    image = images[0]
+    truth, _ = loading.read_truth(found, image, site.data, target)
     axis, i = slices.cut(truth)
     spacing = [mm for k, mm in enumerate(image.spacing_mm) if k != axis]
     return slices.Slice(
