@@ -68,7 +68,7 @@ class Bench:
         }
         if given:  # where there are several, the norms are those of the last
             _overlay(self.net, params.split(given[-1].weights, [n for names in kept.values() for n in names])[0])
-        if method.rule in recipe.COMBINED:
+        if recipe.combines(method):
             ancestor = wire.open_params(received(self.site, row.ancestor), site=self.site.name)
             models = [c.weights for c in given]
             self.fused = recipe.combine(method, ancestor, models, row.net.fusable, **row.scales)

@@ -26,6 +26,7 @@ FLOORS = {
     "fedmerge.measures": 1,
     "fedmerge.optimiser": 1,
     "fedmerge.parts": 1,
+    "fedmerge.plugins": 1,
     "fedmerge.records": 1,
     "fedmerge.sessions": 1,
     "fedmerge.supervisor": 1,

@@ -72,6 +72,7 @@ def load(path: Path) -> "tuple[nn.Module, dict[str, Any]]":
     if missing and "parameters" not in info:
         raise DataError(f"{path}: expected a model that a campaign left, got a file without '{missing[0]}'")
     try:
+        info["net"] = nets.as_here(info["net"], str(path))
         channels = {
             "in_channels": info["in_channels"],
             "out_channels": answers.of(info["net"]).channels(info["labels"]),
