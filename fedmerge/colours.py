@@ -5,8 +5,8 @@
 
 Structures that FreeSurfer segments have FreeSurfer's own colours, which those who look at brains know by heart. Every
 other name chooses among the seven colours of Okabe & Ito ("Color Universal Design", 2008), which people of any colour
-vision tell apart, and among further ones where those are taken. Names choose in the alphabet's order, so the others of a
-table matter to a name's colour only where two want the same one.
+vision tell apart, and among further ones where those are taken. Names choose in the alphabet's order, and the others of
+a table matter to a name's colour only where two want the same one.
 """
 
 import colorsys
