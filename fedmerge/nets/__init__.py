@@ -21,16 +21,18 @@ from torch import nn
 
 from fedmerge import partition, plugins
 from fedmerge.errors import ConfigError, NetError
-from fedmerge.nets import foreign, isensee2017, monai, resnet
+from fedmerge.nets import defined, foreign, isensee2017, monai, resnet
 
 NETS: dict[str, Callable[..., nn.Module]] = {
     "isensee2017": isensee2017.build,
     "unet": monai.unet,
     "segresnet": monai.segresnet,
     "dynunet": monai.dynunet,
+    "monai": defined.network,
     "resnet": resnet.build,
 }
 CLASSIFIERS = ("resnet",)  # those that answer once an image
+OWN = ("monai",)  # those whose modules draw their own weights, as nets of other packages do
 
 MOST = {"base_filters": 1024, "residual_units": 16}  # told before a net of such a size is built
 
@@ -39,7 +41,7 @@ ONES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)  # weights t
 
 
 def build(settings: Mapping[str, Any], *, in_channels: int, out_channels: int, seed: int | None = None) -> nn.Module:
-    """A float32 net on the CPU, with He's initialisation (He et al. 2015) for every conv.
+    """A float32 net on the CPU, with He's initialisation (He et al. 2015) for every conv, or its own (`OWN`).
 
     Args:
         settings: `name`, one of `NETS`, and keyword arguments of its function, or what `canonical` returns.
@@ -53,8 +55,8 @@ def build(settings: Mapping[str, Any], *, in_channels: int, out_channels: int, s
         NetError: a net of another package cannot be built.
     """
     arguments = canonical(settings, in_channels=in_channels, out_channels=out_channels)
-    if "package" in arguments:
-        return _foreign(arguments, seed)
+    if _draws(arguments):
+        return _drawn(arguments, seed)
     net = on_meta(settings, in_channels=in_channels, out_channels=out_channels)
     net.to_empty(device="cpu")
     generator = torch.Generator()
@@ -129,10 +131,15 @@ def _maker(name: str) -> Callable[..., nn.Module] | None:
     return foreign.find(name, NETS) or NETS.get(name)
 
 
-def _foreign(arguments: dict[str, Any], seed: int | None) -> nn.Module:
-    """A net of another package, from what `canonical` returns."""
+def _draws(arguments: Mapping[str, Any]) -> bool:
+    """Whether the net's modules draw their own weights."""
+    return "package" in arguments or arguments["name"] in OWN
+
+
+def _drawn(arguments: dict[str, Any], seed: int | None) -> nn.Module:
+    """A net whose modules draw their own weights, from what `canonical` returns."""
     name = arguments.pop("name")
-    arguments.pop("package")
+    arguments.pop("package", None)
     return foreign.build(_maker(name), name, seed, arguments)  # type: ignore[arg-type]  # canonical has found it
 
 
@@ -173,16 +180,35 @@ def canonical(settings: Mapping[str, Any], *, in_channels: int, out_channels: in
     return {"name": name, **fixed, **defaults, **given}
 
 
+def definition(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The net as a MONAI bundle has it: `_target_`, a class of MONAI or the function that builds it, and arguments.
+
+    Args:
+        settings: from `canonical`.
+    """
+    arguments = {key: value for key, value in settings.items() if key not in ("name", "package")}
+    make = _maker(settings["name"])
+    if settings["name"] in NETS and (define := inspect.unwrap(make)) is not make:  # type: ignore[arg-type]  # it is there
+        told: dict[str, Any] = define(**arguments)
+        return told
+    return {"_target_": target(make), **arguments}  # type: ignore[arg-type]  # as above
+
+
+def target(make: Callable[..., nn.Module]) -> str:
+    """Where a function is, as `_target_` has it."""
+    return f"{make.__module__}.{make.__qualname__}"
+
+
 def on_meta(settings: Mapping[str, Any], *, in_channels: int, out_channels: int) -> nn.Module:
-    """The net without storage: names and shapes only. One of another package takes its memory for a moment.
+    """The net without storage: names and shapes only. One that draws its own weights has them for a moment.
 
     Raises:
         ConfigError: as `canonical`.
         NetError: as `build`.
     """
     arguments = canonical(settings, in_channels=in_channels, out_channels=out_channels)
-    if "package" in arguments:
-        return _foreign(arguments, 0).to("meta")
+    if _draws(arguments):
+        return _drawn(arguments, 0).to("meta")
     make = NETS[arguments.pop("name")]
     with torch.device("meta"):
         return make(arguments.pop("in_channels"), arguments.pop("out_channels"), **arguments)
@@ -217,7 +243,7 @@ def check_patch(settings: Mapping[str, Any], patch: Sequence[int]) -> None:
     """
     plain = bare(settings)
     net = canonical(plain, in_channels=1, out_channels=1)
-    if "package" in net:
+    if _draws(net):
         like = on_meta(plain, in_channels=1, out_channels=2)
         foreign.check_patch(like, net["name"], (1, 2), patch, voxelwise=not classifies(net["name"]))
         return

@@ -1,7 +1,7 @@
 """Nets of other packages: entry points of the group `fedmerge.nets`. `docs/extending.md` is the contract.
 
-Such a net is built on the CPU with the initialisation of its own modules, since nobody here knows what their parameters
-should begin with; torch's global generator is seeded meanwhile, and put back as it was.
+Such a net, or one of MONAI's by its class, is built on the CPU with the initialisation of its own modules: nobody here
+knows what their parameters should begin with. Torch's global generator is seeded meanwhile, and put back as it was.
 """
 
 import inspect
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fedmerge import plugins
-from fedmerge.errors import ConfigError, NetError
+from fedmerge.errors import ConfigError, FedmergeError, NetError
 
 GROUP = "fedmerge.nets"
 KINDS = (bool, int, float, str, list, dict)  # of settings: what a campaign file and a message can hold
@@ -82,6 +82,8 @@ def build(make: Make, who: str, seed: int | None, arguments: Mapping[str, Any]) 
             torch.manual_seed(seed)
         try:
             net = make(**arguments)
+        except FedmergeError:
+            raise
         except Exception as error:  # foreign code may raise anything at all
             raise NetError(f"net {who}: it cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module) or not any(True for _ in net.parameters()):
