@@ -59,6 +59,7 @@ FLOORS = {
     "fedmerge.results": 2,
     "fedmerge.leaving": 2,
     "fedmerge.cards": 2,
+    "fedmerge.events": 2,
     "fedmerge.monai_export": 2,
     "fedmerge.monai_import": 2,
     "fedmerge.comparison": 2,

@@ -31,6 +31,7 @@ from fedmerge.cli import (
     simulate,
     site_check,
     status,
+    tensorboard,
     withdraw,
 )
 
@@ -55,6 +56,7 @@ for _command in (
     predict.predict,
     import_bundle.import_bundle,
     export.export,
+    tensorboard.tensorboard,
     audit_privacy.audit_privacy,
     runs.run,
     status.status,
