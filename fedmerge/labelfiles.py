@@ -32,7 +32,7 @@ def write(folder: Path, labels: Sequence[str]) -> None:
 def others(folder: Path, labels: Sequence[str]) -> Path | None:
     """A file of these that is in the folder already, and of other labels; None where there is none."""
     for name, text in files(labels).items():
-        if (path := folder / name).exists() and path.read_text(encoding="utf-8") != text:
+        if (path := folder / name).exists() and path.read_bytes() != text.encode():
             return path
     return None
 

@@ -17,6 +17,7 @@ from fedmerge.errors import ConfigError, FedmergeError, NetError
 
 GROUP = "fedmerge.nets"
 KINDS = (bool, int, float, str, list, dict)  # of settings: what a campaign file and a message can hold
+RESERVED = ("name", "package", "patch", "weights", "specific", "fusable")  # keys of [net] that are no net's settings
 SEEDED = threading.Lock()  # torch's global generator serves one build at a time
 
 Make = Callable[..., nn.Module]
@@ -48,9 +49,6 @@ def find(name: str, taken: Collection[str]) -> Make | None:
         if one.name in RESERVED:
             raise ConfigError(f"{found}: the setting '{one.name}' has the name of a key of [net]; name it otherwise")
     return make  # type: ignore[no-any-return]  # an entry point is untyped; what is callable is a function here
-
-
-RESERVED = ("name", "package", "patch", "weights", "specific", "fusable", "partition")
 
 
 def stamp(name: str, taken: Collection[str]) -> str:
