@@ -57,5 +57,10 @@ TASKS = {
 
 
 def of(settings: Mapping[str, Any]) -> Task:
-    """The task of a net, by its settings."""
-    return TASKS["classification" if settings.get("name") in nets.CLASSIFIERS else "segmentation"]
+    """The task of a net, by its settings; an unknown net's is segmentation.
+
+    Raises:
+        ConfigError: it is of another package, which cannot be imported.
+    """
+    name = settings.get("name")
+    return TASKS["classification" if isinstance(name, str) and nets.classifies(name) else "segmentation"]

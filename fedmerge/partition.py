@@ -1,10 +1,10 @@
-"""Which parameters of a net can be fused, read off its modules.
+"""Which parameters of a net can be fused, read off its modules, or off what the net itself declares.
 
 Fusable (P) are the filters that several tasks can share. Task-specific (S) are the heads, the affine
 parameters of normalisation layers, and every layer whose shape the tasks do not share.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from fedmerge import params
 from fedmerge.errors import DataError, NetError
 
+WORDS = ("fusable", "norms", "heads", "other")
 NORMS: tuple[type[nn.Module], ...] = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, _NormBase)
 
 
@@ -51,7 +52,7 @@ def of(
     specific: Iterable[str] = (),
     fusable: Iterable[str] = (),
 ) -> Partition:
-    """Sort the net's parameters into fusable and task-specific.
+    """Sort the net's parameters into fusable and task-specific; what the net declares goes before what is read off.
 
     Args:
         net: any module; the meta device is enough.
@@ -63,13 +64,18 @@ def of(
 
     Raises:
         NetError: a name or prefix is not the net's; one is asked to be both; a head, or a layer whose
-            shape the tasks do not share, is asked to be fusable; nothing is left to fuse.
+            shape the tasks do not share, is asked to be fusable; nothing is left to fuse; or the net declares
+            something else than it is (`declared`).
     """
     shapes = params.shapes(net)
+    own = declared(net)
     head = _select(shapes, heads)
     apart = _select(shapes, specific)
     wanted = _select(shapes, fusable)
     norm = {name for name, module, _ in _parameters(net) if isinstance(module, NORMS)}
+    if own is not None:
+        _agree(own, head)
+        head, norm = ({name for name in shapes if own[name] == kind} for kind in ("heads", "norms"))
     unlike = {name: other.get(name) for other in others for name in shapes if other.get(name) != shapes[name]}
     for name in wanted:
         if name in apart:
@@ -87,7 +93,7 @@ def of(
             return "head"
         if name in norm:
             return "norm"
-        return "other" if name in unlike or name in apart else "fusable"
+        return "other" if name in unlike or name in apart or (own and own[name] == "other") else "fusable"
 
     kinds = {name: kind(name) for name in shapes}
     if "fusable" not in kinds.values():
@@ -97,6 +103,59 @@ def of(
         return tuple(name for name in shapes if kinds[name] == which)
 
     return Partition(of_kind("fusable"), of_kind("norm"), of_kind("head"), of_kind("other"), tuple(shapes))
+
+
+def declared(net: nn.Module) -> dict[str, str] | None:
+    """Name -> `"fusable"`, `"norms"`, `"heads"` or `"other"`, as the net's `fedmerge_partition` has it.
+
+    That attribute maps each word to names or module prefixes; together they name every parameter once. None where the
+    net has no such attribute.
+
+    Raises:
+        NetError: a word is unknown, or a parameter is named twice, not at all, or is not the net's.
+    """
+    table = getattr(net, "fedmerge_partition", None)
+    if table is None:
+        return None
+    if not isinstance(table, Mapping) or not all(isinstance(names, list | tuple) for names in table.values()):
+        raise NetError(f"fedmerge_partition expected lists of names by {', '.join(WORDS)}, got {table!r:.200}")
+    names, found = list(params.shapes(net)), dict[str, str]()
+    for word, wanted in table.items():
+        if word not in WORDS:
+            raise NetError(f"fedmerge_partition expected the words {', '.join(WORDS)}, got {word!r:.80}")
+        for name in _select(names, wanted):
+            if name in found:
+                raise NetError(f"fedmerge_partition has '{name}' under {found[name]} and under {word}")
+            found[name] = word
+    if missing := [name for name in names if name not in found]:
+        raise NetError(f"fedmerge_partition does not say what '{missing[0]}' is, and {len(missing) - 1} more")
+    return {name: found[name] for name in names}
+
+
+def heads(net: nn.Module, changing: Sequence[str]) -> tuple[str, ...]:
+    """The heads of a net: what it declares, or else the parameters whose shape depends on the number of labels.
+
+    Args:
+        net: the meta device is enough.
+        changing: those parameters.
+
+    Raises:
+        NetError: as `declared`; or it declares one of them to be something else than a head.
+    """
+    own = declared(net)
+    if own is None:
+        return tuple(changing)
+    _agree(own, changing)
+    return tuple(name for name in own if own[name] == "heads")
+
+
+def _agree(own: Mapping[str, str], heads: Iterable[str]) -> None:
+    for name in heads:
+        if own[name] != "heads":
+            raise NetError(
+                f"fedmerge_partition has '{name}' under {own[name]}, and it is a head: "
+                "its shape depends on the number of labels"
+            )
 
 
 def kernel_axes(net: nn.Module) -> dict[str, int]:

@@ -24,7 +24,7 @@ def check_method(plan: "Plan", method: fusion.Method) -> None:
         raise ConfigError(
             f"{method.name} shows the target one hospital's own model, which fit = 'far' promises not to do"
         )
-    if plan.fit == "far" and (method.sources == "rounds" or method.rule in recipe.COMBINED or method.norms == "merged"):
+    if plan.fit == "far" and (method.sources == "rounds" or recipe.combines(method) or method.norms == "merged"):
         raise ConfigError(f"{method.name} merges before the target's part begins: run it with fit = 'near'")
     if plan.trust != "server" and method.sources == "rounds":
         raise ConfigError(

@@ -190,9 +190,13 @@ def _net(table: Mapping[str, Any], where: str, start: Path, task: str, *, reesti
     if "patch" not in own:
         raise ConfigError(f"{place} patch is missing: the size in voxels that every site crops to")
     kind = answers.TASKS[task]
-    if net.get("name") in tuple(nets.NETS) and (other := answers.of(net)) != kind:
+    try:
+        other = answers.of(net)
+    except ConfigError as error:
+        raise ConfigError(f"{place} {error}") from None
+    if net.get("name") in nets.names() and other != kind:
         raise ConfigError(
-            f'{place} {net["name"]} is a net for {other.name}, and [campaign] task is "{task}"; '
+            f'{place} {net["name"]} is a net for {other.name}, and [campaign] task is "{task}"; built-in '
             f"nets for it are {', '.join(name for name in nets.NETS if answers.of({'name': name}) == kind)}"
         )
     if net.get("dims", kind.dims) != kind.dims:

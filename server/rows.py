@@ -80,7 +80,7 @@ def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
         buffers=plan.buffers,
         precision=plan.precision,
         kept=_kept(ground, place),
-        scales={"scale": plan.adapt.scale, "density": plan.adapt.density} if method.rule in recipe.COMBINED else {},
+        scales={"scale": plan.adapt.scale, "density": plan.adapt.density} if recipe.combines(method) else {},
         finish=_finish(plan.finetune, method),
         folds=place.folds,
         fold=max(place.fold, 0),

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fedmerge import devices, fusion, heads, params, partition, tasks, training, wire
+from fedmerge import devices, fusion, heads, labelfiles, params, partition, tasks, training, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import NetError
 from fedmerge.fusion import mixing, recipe
@@ -68,7 +68,7 @@ class Bench:
         }
         if given:  # where there are several, the norms are those of the last
             _overlay(self.net, params.split(given[-1].weights, [n for names in kept.values() for n in names])[0])
-        if method.rule in recipe.COMBINED:
+        if recipe.combines(method):
             ancestor = wire.open_params(received(self.site, row.ancestor), site=self.site.name)
             models = [c.weights for c in given]
             self.fused = recipe.combine(method, ancestor, models, row.net.fusable, **row.scales)
@@ -125,6 +125,8 @@ class Bench:
     def score(self, keep_in: str = "") -> list[tasks.CaseScore]:
         """The score of each test case; predictions stay in the site's folder."""
         folder = self.site.work / "predictions" / self.row.label if keep_in else None
+        if folder is not None and self.row.net.task.background:
+            labelfiles.write(folder.parent, self.row.net.labels)
         return predict.score(self.net, self.test, self.row.net.labels, precision=self.row.precision, keep=folder)
 
     def point(self, step: int) -> tasks.Curve:

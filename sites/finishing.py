@@ -16,6 +16,7 @@ from typing import Any
 from fedmerge import averaging, params, schedules, tasks, training, whole, wire
 from fedmerge.fusion import soup
 from fedmerge.params import Params
+from sites import curves
 from sites.bench import Bench
 from sites.inbound import Declined
 from sites.progress import report
@@ -59,6 +60,12 @@ def _run(bench: Bench, checkpoint: Path, offset: int, settings: training.Setting
 
 def _options(bench: Bench, checkpoint: Path, offset: int, settings: training.Settings, done: int) -> dict[str, Any]:
     row, total = bench.row, settings.steps * len(bench.row.finish.get("rates", [1]))
+
+    def told(record: training.Record) -> None:
+        report(bench.site.name, f"fine-tuning {row.label}", done + record.step, total)
+        later = replace(record, step=offset + done + record.step)
+        curves.keep(bench.site, row.key, f"fine-tuning/{row.campaign}/{row.label}", later)
+
     return {
         "seed": row.seed + offset,
         "precision": row.precision,
@@ -67,7 +74,7 @@ def _options(bench: Bench, checkpoint: Path, offset: int, settings: training.Set
         "validate": bench.validate,
         "checkpoint": checkpoint,
         "checkpoint_every": max(100, settings.steps // 4),
-        "progress": lambda record: report(bench.site.name, f"fine-tuning {row.label}", done + record.step, total),
+        "progress": told,
     }
 
 

@@ -13,6 +13,7 @@ import torch
 from fedmerge import devices, fisher, nets, params, partition, tasks
 from fedmerge.contribution import Contribution
 from fedmerge.params import Params
+from sites import inbound
 from sites.inbound import Declined
 from sites.loading import Loaded
 from sites.progress import report
@@ -32,7 +33,7 @@ def fisher_of(site: Site, row: tasks.Row, model: Contribution, train: Sequence[L
         name -> float32, not normalised.
 
     Raises:
-        Declined: the model reads other channels than the target's images have.
+        Declined: the model reads other channels than the target's images have, or its net is not the policy's.
     """
     settings = dict(model.net)
     inputs, outputs = settings["in_channels"], settings["out_channels"]
@@ -41,6 +42,7 @@ def fisher_of(site: Site, row: tasks.Row, model: Contribution, train: Sequence[L
             f"{site.name}: a Fisher at the target expected models of {row.net.in_channels} image channels, "
             f"got {inputs} in that of {model.site}"
         )
+    inbound.check_net(site, settings)
     net = nets.build(settings, in_channels=inputs, out_channels=outputs, seed=0)
     params.load(net, {name: model.weights[name] for name in params.shapes(net)})
     devices.place(net, devices.resolve())

@@ -4,9 +4,11 @@ Names in a task become files in the site's working folder, so they are checked l
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from fedmerge.errors import Refused
+from fedmerge import nets
+from fedmerge.errors import ConfigError, Refused
 from sites.records import Site
 
 KEY = re.compile(r"[0-9a-f]{24}")
@@ -54,8 +56,8 @@ def check(site: Site, action: str, task: dict[str, Any]) -> None:
 
 
 def _allow(site: Site, action: str, facts: dict[str, Any]) -> None:
-    """The lines of the policy on roles, campaigns, nets and labels."""
-    policy, net = site.policy, facts.get("net", {})
+    """The lines of the policy on roles, campaigns, labels and nets."""
+    policy = site.policy
     wanted = ROLE.get(action, site.role)
     if wanted != site.role:
         raise Declined(f"{site.name}: '{action}' is for a {wanted}, and this site is a {site.role}")
@@ -63,8 +65,34 @@ def _allow(site: Site, action: str, facts: dict[str, Any]) -> None:
     _listed(site, "campaigns", policy.campaigns, facts.get("campaign"))
     for label in site.data.labels:
         _listed(site, "labels", policy.labels, label)
-    if net:
-        _listed(site, "nets", policy.nets, net.get("settings", {}).get("name"))
+    for settings in _nets(facts):
+        check_net(site, settings)
+
+
+def check_net(site: Site, settings: dict[str, Any]) -> None:
+    """Refuse a net that the policy does not list, or whose package is another one here. Nothing of it is imported.
+
+    Raises:
+        Declined: names the net, and what of its package was expected and is here.
+    """
+    name, asked = settings.get("name"), settings.get("package", "")
+    _listed(site, "nets", site.policy.nets, name)
+    try:
+        here = nets.stamp(name) if isinstance(name, str) else ""
+    except ConfigError as error:
+        raise Declined(f"{site.name}: {error}") from None
+    if asked != here:
+        want, got = (f"of {text}" if text else "of no other package" for text in (str(asked)[:200], here))
+        raise Declined(f"{site.name}: the net '{name}' expected {want}, and the one here is {got}")
+
+
+def _nets(facts: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - a task as it came
+    """The settings of every net that a task names, however deep: of the site, and of those whose files it opens."""
+    if isinstance(facts, dict):
+        if isinstance(settings := facts.get("settings"), dict) and ("name" in settings or "in_channels" in facts):
+            yield settings
+        for value in facts.values():
+            yield from _nets(value)
 
 
 def _listed(site: Site, line: str, allowed: tuple[str, ...] | None, value: Any) -> None:  # noqa: ANN401 - as it came

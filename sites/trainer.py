@@ -11,7 +11,7 @@ from fedmerge import fisher, nets, params, partition, tasks, training, whole, wi
 from fedmerge import parts as weights_parts
 from fedmerge.contribution import Contribution
 from fedmerge.measures import Measure
-from sites import cases, poison, predict, private, sealing, ways
+from sites import cases, curves, poison, predict, private, sealing, ways
 from sites.cases import Loaded
 from sites.config import Site
 from sites.inbound import Declined
@@ -56,13 +56,18 @@ def make(
     params.load(net, start)
     own = dict(net.named_parameters())
     way = ways.prepare(asked, net, start, _before(site, asked, payload))
+
+    def told(record: training.Record) -> None:
+        report(name, "training", record.step, settings.steps)
+        curves.keep(site, asked.key, f"training/{asked.campaign}/chain {asked.chain}, {asked.way}", record)
+
     options: dict[str, Any] = {
         "seed": asked.seed,
         "rates": settings.rates(own, {*asked.net.norms, *asked.net.heads, *asked.net.other}),
         "precision": asked.precision,
         "checkpoint": site.work / "checkpoints" / f"{asked.key}.safetensors",
         "checkpoint_every": max(100, settings.steps // 10),
-        "progress": lambda record: report(name, "training", record.step, settings.steps),
+        "progress": told,
         "loss": asked.net.task.loss(),
         **way.options,
     }

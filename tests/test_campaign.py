@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 from small import campaign, hospitals
 
-from fedmerge import fusion, params, transport, wire
+from fedmerge import fusion, labelfiles, params, transport, wire
 from fedmerge.errors import CampaignStopped, ConfigError, Refused
 from server import inprocess
 from server.app import app as server_app
@@ -131,6 +131,8 @@ def test_what_a_run_leaves(whole):
     cases = {c["case"] for r in results["rows"] for c in r["cases"]}
     written = {p.name for p in (out / "sites/harbour/predictions/t-imm-seed0-chain0-n2").iterdir()}
     assert written == {f"{case}.nii.gz" for case in cases}
+    for name, text in labelfiles.files(["ball", "cube"]).items():
+        assert (out / "sites/harbour/predictions" / name).read_text() == text
 
 
 def test_forgetting_asks_each_source_with_its_own_head(whole):

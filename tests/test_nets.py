@@ -166,7 +166,7 @@ def test_canonical_settings_name_every_default():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"name": "vnet"}, "name expected one of isensee2017, unet, segresnet, dynunet, resnet, got 'vnet'"),
+        ({"name": "vnet"}, "name expected one of isensee2017, unet, segresnet, dynunet, monai, resnet, got 'vnet'"),
         ({}, "name expected one of"),
         ({"name": "isensee2017", "filters": 8}, "unknown setting 'filters'"),
         ({"name": "isensee2017", "depth": 6}, "depth expected 2 to 5, got 6"),

@@ -19,7 +19,9 @@ from fedmerge.cli import (
     bench,
     check,
     consortium,
+    export,
     fuse,
+    import_bundle,
     inspect,
     landmarks,
     phantom,
@@ -30,6 +32,7 @@ from fedmerge.cli import (
     simulate,
     site_check,
     status,
+    tensorboard,
     withdraw,
 )
 
@@ -53,6 +56,9 @@ for _command in (
     inspect.inspect,
     landmarks.landmarks,
     predict.predict,
+    import_bundle.import_bundle,
+    export.export,
+    tensorboard.tensorboard,
     audit_privacy.audit_privacy,
     runs.run,
     status.status,

@@ -65,7 +65,7 @@ def _show(file: Path, opened: Any) -> None:  # noqa: ANN401 - safetensors export
     fisher = Weights(opened, FISHER if contribution else "\0")
     kinds = {name: opened.get_slice(name).get_dtype() for name in names}
     size = f"{file.stat().st_size:,}"
-    facts = [("file", str(file)), ("bytes", size), ("tensors", str(len(names))), *told]
+    facts = [("file", str(file)), ("bytes", size), ("tensors", str(len(names))), *_essentials(opened), *told]
     if set(kinds.values()) == {"F32"}:
         facts.append(("digest of the weights", params.digest(weights)))
     screen.table(["", ""], facts, left=2)
@@ -77,6 +77,17 @@ def _show(file: Path, opened: Any) -> None:  # noqa: ANN401 - safetensors export
         rows.append([name, shape, kinds[full], *(statistics if contribution else [])])
     heading = ["name", "shape", "type", *(["Fisher min", "mean", "max"] if contribution else [])]
     screen.table(heading, rows, left=3)
+
+
+def _essentials(opened: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - safetensors exports no type
+    """What the file of a model amounts to; nothing of others."""
+    from fedmerge import cards
+
+    try:
+        own = json.loads((opened.metadata() or {}).get("fedmerge", ""))
+    except ValueError:
+        return []
+    return cards.essentials(own) if isinstance(own, dict) else []
 
 
 def metadata(found: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -39,19 +39,23 @@ def predict(
         if not path.is_file():
             raise DataError(f"{path}: there is no such file")
     with screen.warnings_as_sentences(bool(context.obj)), progress.shown(bool(context.obj)):
-        from fedmerge import answers
+        from fedmerge import answers, labelfiles
 
         net, info = load(model)
         task = answers.of(info["net"])
         patients = by_patient(images, info["channels"]) if task.background else [[image] for image in images]
         maps = targets(patients, out, ANSWERS[task.name])
         taken = [path for path in maps if path.exists()]
+        if task.background and (other := labelfiles.others(out, info["labels"])):
+            taken.append(other)
         if taken and not overwrite:
             raise ConfigError(f"{taken[0]} exists already: --overwrite replaces it")
         out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
         from sites import predict as site
 
         answer = {"segmentation": site.predict_file, "classification": site.classify_file}[task.name]
+        if task.background:
+            labelfiles.write(out, info["labels"])
         for patient, path in zip(patients, maps):
             answer(net, info, patient, path)
             screen.say(str(path))
@@ -72,6 +76,7 @@ def load(path: Path) -> "tuple[nn.Module, dict[str, Any]]":
     if missing and "parameters" not in info:
         raise DataError(f"{path}: expected a model that a campaign left, got a file without '{missing[0]}'")
     try:
+        info["net"] = nets.as_here(info["net"], str(path))
         channels = {
             "in_channels": info["in_channels"],
             "out_channels": answers.of(info["net"]).channels(info["labels"]),

@@ -2,7 +2,7 @@
 
 `METHODS` maps the name that a campaign uses to what it is made of: how the sources train, rule, grain, chooser, how the
 target starts and how it finishes. `OPTIONS` are choices that may follow a name, as in `"lwf+stitch+wise-ft"`.
-`docs/methods.md` explains each row.
+`docs/methods.md` explains each row. Other packages may add rows (`fusion.foreign`).
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fedmerge.errors import ConfigError
+from fedmerge.fusion import foreign
 
 CHAINED = ("l2", "drop", "ewc", "lwf")  # ways of training that look back at the source before
 ROUNDS = ("fedavg", "fedprox", "fedavg-fisher")
@@ -26,7 +27,8 @@ class Method:
             `"candidates"`: several methods, of which the target's cases choose one.
         training: how the sources train. `"plain"`: as the campaign's schedule has it; `"parallel"`: each from the
             ancestor; `"own"`: each from an initialisation of its own; the others are names of papers' methods.
-        rule: `"mean"`, `"mode"`, `"task-arithmetic"`, `"ties"`, or None where nothing is fused.
+        rule: `"mean"`, `"mode"`, `"task-arithmetic"`, `"ties"`, the name of another package's method that has a rule of
+            its own, or None where nothing is fused.
         grain: what shares one ratio.
         chooser: where the ratios come from; `"anchored"`: fitted, from the first source's model on.
         heads: whether the target's heads begin fresh, as they were, or put together from the sources' rows.
@@ -170,9 +172,11 @@ def _base(name: str, sites: Sequence[str]) -> tuple[Method, list[str]]:
     """The table's row, and the options behind its name."""
     first, options = _words(name)
     base, colon, named = first.partition(":")
-    if base not in METHODS:
-        raise ConfigError(f"method '{name}' is unknown; the known ones are {', '.join(METHODS)}")
-    found = METHODS[base]
+    row = foreign.row(base, METHODS) or METHODS.get(base)
+    if row is None:
+        known = ", ".join([*METHODS, *foreign.names(METHODS)])
+        raise ConfigError(f"method '{name}' is unknown; the known ones are {known}")
+    found = row
     own = named.split("/") if colon else []
     if found.sources == "one":
         if named not in sites:

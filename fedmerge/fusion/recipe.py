@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from fedmerge import partition
-from fedmerge.fusion import Method, align, arithmetic, mixing, symmetry
+from fedmerge.errors import NetError
+from fedmerge.fusion import METHODS, Method, align, arithmetic, foreign, mixing, symmetry
 from fedmerge.params import Params
 
 COMBINED: dict[str, Callable[..., Params]] = {
@@ -16,6 +17,15 @@ COMBINED: dict[str, Callable[..., Params]] = {
     "ties": lambda ancestor, models, names, density, **_: arithmetic.ties(ancestor, models, names, density),
 }
 """Rules that have no ratios: (ancestor, models, names, and the numbers of [adapt] by name) -> merged weights."""
+
+
+def combines(method: Method) -> bool:
+    """Whether the method's rule has no ratios: one of `COMBINED`, or another package's own.
+
+    Raises:
+        ConfigError: it is another package's, which cannot be imported.
+    """
+    return method.rule in COMBINED or (method.rule is not None and foreign.rule(method.rule, METHODS) is not None)
 
 
 def names(method: Method, fusable: Sequence[str], norms: Sequence[str]) -> tuple[str, ...]:
@@ -72,7 +82,7 @@ def aligned(
 def combine(
     method: Method, ancestor: Params, models: Sequence[Params], wanted: Sequence[str], *, scale: float, density: float
 ) -> Params:
-    """One model by a rule that has no ratios (`COMBINED`).
+    """One model by a rule that has no ratios (`combines`).
 
     Args:
         method: its row.
@@ -81,8 +91,35 @@ def combine(
         wanted: what to put together.
         scale: of task arithmetic.
         density: of TIES.
+
+    Raises:
+        NetError: another package's rule fails, or gives something else than the wanted weights.
     """
-    return COMBINED[str(method.rule)](ancestor, models, wanted, scale=scale, density=density)
+    rule = str(method.rule)
+    if rule in COMBINED:
+        return COMBINED[rule](ancestor, models, wanted, scale=scale, density=density)
+    return _foreign(rule, ancestor, models, wanted, scale=scale, density=density)
+
+
+def _foreign(rule: str, ancestor: Params, models: Sequence[Params], wanted: Sequence[str], **numbers: float) -> Params:
+    """What another package's rule makes, looked at before anybody uses it."""
+    combine = foreign.rule(rule, METHODS)
+    if combine is None:
+        raise NetError(f"the rule '{rule}' is of no package that is installed here")
+    own = [{name: value.clone() for name, value in model.items()} for model in (ancestor, *models)]
+    try:
+        made = combine(own[0], own[1:], wanted, **numbers)
+        found = {name: made[name] for name in wanted}
+    except Exception as error:  # foreign code may raise anything at all
+        raise NetError(f"the rule '{rule}' fails: {type(error).__name__}: {error}") from error
+    for name, value in found.items():
+        want = models[0][name]
+        if not isinstance(value, torch.Tensor) or value.shape != want.shape or value.dtype != want.dtype:
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise NetError(f"the rule '{rule}': '{name}' expected {want.dtype} {tuple(want.shape)}, got {got}")
+        if not torch.isfinite(value).all():
+            raise NetError(f"the rule '{rule}': '{name}' expected finite values")
+    return {name: value.detach().contiguous() for name, value in found.items()}
 
 
 def starting_logits(mixed: mixing.Mix, method: Method, seed: int) -> Params:

@@ -1,7 +1,8 @@
 """Nets by name, built from settings that a campaign file can hold.
 
 A net maps images (B, C, *S) to logits (B, K, *S), background included, or a classifier to (B, K). All normalise each
-image by itself (no running statistics: buffers do not travel) and have no in-place activation.
+image by itself (no running statistics: buffers do not travel) and have no in-place activation. Other packages may add
+nets (`nets.foreign`); what they normalise by is their own affair.
 
     >>> from fedmerge import nets
     >>> settings = {"name": "isensee2017", "base_filters": 4, "depth": 2}
@@ -11,23 +12,27 @@ image by itself (no running statistics: buffers do not travel) and have no in-pl
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from fedmerge import partition, plugins
 from fedmerge.errors import ConfigError, NetError
-from fedmerge.nets import isensee2017, monai, resnet
+from fedmerge.nets import defined, foreign, isensee2017, monai, resnet
 
 NETS: dict[str, Callable[..., nn.Module]] = {
     "isensee2017": isensee2017.build,
     "unet": monai.unet,
     "segresnet": monai.segresnet,
     "dynunet": monai.dynunet,
+    "monai": defined.network,
     "resnet": resnet.build,
 }
 CLASSIFIERS = ("resnet",)  # those that answer once an image
+OWN = ("monai",)  # those whose modules draw their own weights, as nets of other packages do
 
 MOST = {"base_filters": 1024, "residual_units": 16}  # told before a net of such a size is built
 
@@ -36,7 +41,7 @@ ONES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)  # weights t
 
 
 def build(settings: Mapping[str, Any], *, in_channels: int, out_channels: int, seed: int | None = None) -> nn.Module:
-    """A float32 net on the CPU, with He's initialisation (He et al. 2015) for every conv.
+    """A float32 net on the CPU, with He's initialisation (He et al. 2015) for every conv, or its own (`OWN`).
 
     Args:
         settings: `name`, one of `NETS`, and keyword arguments of its function, or what `canonical` returns.
@@ -46,8 +51,12 @@ def build(settings: Mapping[str, Any], *, in_channels: int, out_channels: int, s
             neither read nor advanced. Without a seed they differ from call to call.
 
     Raises:
-        ConfigError: an unknown net or key, or an impossible value.
+        ConfigError: an unknown net or key, an impossible value, or a net of another package than the settings say.
+        NetError: a net of another package cannot be built.
     """
+    arguments = canonical(settings, in_channels=in_channels, out_channels=out_channels)
+    if _draws(arguments):
+        return _drawn(arguments, seed)
     net = on_meta(settings, in_channels=in_channels, out_channels=out_channels)
     net.to_empty(device="cpu")
     generator = torch.Generator()
@@ -82,26 +91,82 @@ def initialise(net: nn.Module, generator: torch.Generator) -> None:
                 nn.init.ones_(p)
 
 
+def names() -> tuple[str, ...]:
+    """The nets that are built in, and those that installed packages add."""
+    return (*NETS, *(name for name in plugins.names(foreign.GROUP) if name not in NETS))
+
+
+def classifies(name: str) -> bool:
+    """Whether a net answers once an image; an unknown one does not.
+
+    Raises:
+        ConfigError: it is of another package, which cannot be imported.
+    """
+    return name in CLASSIFIERS or getattr(_maker(name), "fedmerge_task", "segmentation") == "classification"
+
+
+def stamp(name: str) -> str:
+    """Package, version and digest of a net of another package; an empty text for others. Nothing is imported."""
+    return foreign.stamp(name, NETS)
+
+
+def as_here(settings: Mapping[str, Any], who: str) -> dict[str, Any]:
+    """The settings of a model file for the code that is here; a warning tells where its package was another one.
+
+    Args:
+        settings: as `canonical` returns them.
+        who: the file.
+
+    Raises:
+        ConfigError: as `stamp`.
+    """
+    here, made = stamp(str(settings.get("name"))), settings.get("package", "")
+    if made and here and made != here:
+        warnings.warn(f"{who}: made with {made}, and {here} is here", stacklevel=2)
+    return {**settings, "package": here} if made and here else dict(settings)
+
+
+def _maker(name: str) -> Callable[..., nn.Module] | None:
+    """The function that builds the net of a name."""
+    return foreign.find(name, NETS) or NETS.get(name)
+
+
+def _draws(arguments: Mapping[str, Any]) -> bool:
+    """Whether the net's modules draw their own weights."""
+    return "package" in arguments or arguments["name"] in OWN
+
+
+def _drawn(arguments: dict[str, Any], seed: int | None) -> nn.Module:
+    """A net whose modules draw their own weights, from what `canonical` returns."""
+    name = arguments.pop("name")
+    arguments.pop("package", None)
+    return foreign.build(_maker(name), name, seed, arguments)  # type: ignore[arg-type]  # canonical has found it
+
+
 def canonical(settings: Mapping[str, Any], *, in_channels: int, out_channels: int) -> dict[str, Any]:
     """The settings with every default and the channels filled in: JSON-able, and enough to `build` again.
 
+    Those of a net of another package hold the package's `stamp` under `package`.
+
     Raises:
         ConfigError: an unknown net or key, a value of another type than the default's, one that is too large to
-            build, or channels in the settings that contradict the arguments.
+            build, channels in the settings that contradict the arguments, or another `package` than is installed here.
     """
     given = dict(settings)
     name = given.pop("name", None)
-    if not isinstance(name, str) or name not in NETS:
-        raise ConfigError(f"net: name expected one of {', '.join(NETS)}, got {name!r}")
-    channels = {"in_channels": in_channels, "out_channels": out_channels}
-    for key, value in channels.items():
+    make = _maker(name) if isinstance(name, str) else None
+    if make is None:
+        raise ConfigError(f"net: name expected one of {', '.join(names())}, got {name!r}")
+    fixed: dict[str, Any] = {"in_channels": in_channels, "out_channels": out_channels}
+    for key, value in fixed.items():
         if value < 1:
             raise ConfigError(f"net {name}: {key} expected at least 1, got {value}")
+    if name not in NETS:
+        fixed["package"] = stamp(name)
+    for key, value in fixed.items():
         if given.pop(key, value) != value:
             raise ConfigError(f"net {name}: {key} expected {value}, got {settings[key]}")
-    defaults = {
-        key: p.default for key, p in inspect.signature(NETS[name]).parameters.items() if p.default is not p.empty
-    }
+    defaults = {key: p.default for key, p in inspect.signature(make).parameters.items() if p.default is not p.empty}
     for key, value in given.items():
         if key not in defaults:
             raise ConfigError(f"net {name}: unknown setting '{key}', expected one of {', '.join(defaults)}")
@@ -112,16 +177,38 @@ def canonical(settings: Mapping[str, Any], *, in_channels: int, out_channels: in
             raise ConfigError(f"net {name}: {key} expected {kind.__name__}, got {value!r}")
         if key in MOST and value > MOST[key]:
             raise ConfigError(f"net {name}: {key} expected at most {MOST[key]}, got {value}")
-    return {"name": name, **channels, **defaults, **given}
+    return {"name": name, **fixed, **defaults, **given}
+
+
+def definition(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The net as a MONAI bundle has it: `_target_`, a class of MONAI or the function that builds it, and arguments.
+
+    Args:
+        settings: from `canonical`.
+    """
+    arguments = {key: value for key, value in settings.items() if key not in ("name", "package")}
+    make = _maker(settings["name"])
+    if settings["name"] in NETS and (define := inspect.unwrap(make)) is not make:  # type: ignore[arg-type]  # it is there
+        told: dict[str, Any] = define(**arguments)
+        return told
+    return {"_target_": target(make), **arguments}  # type: ignore[arg-type]  # as above
+
+
+def target(make: Callable[..., nn.Module]) -> str:
+    """Where a function is, as `_target_` has it."""
+    return f"{make.__module__}.{make.__qualname__}"
 
 
 def on_meta(settings: Mapping[str, Any], *, in_channels: int, out_channels: int) -> nn.Module:
-    """The net without storage: names and shapes only.
+    """The net without storage: names and shapes only. One that draws its own weights has them for a moment.
 
     Raises:
         ConfigError: as `canonical`.
+        NetError: as `build`.
     """
     arguments = canonical(settings, in_channels=in_channels, out_channels=out_channels)
+    if _draws(arguments):
+        return _drawn(arguments, 0).to("meta")
     make = NETS[arguments.pop("name")]
     with torch.device("meta"):
         return make(arguments.pop("in_channels"), arguments.pop("out_channels"), **arguments)
@@ -130,13 +217,17 @@ def on_meta(settings: Mapping[str, Any], *, in_channels: int, out_channels: int)
 def heads(settings: Mapping[str, Any], *, in_channels: int, out_channels: int) -> tuple[str, ...]:
     """The parameters whose shape depends on the number of labels: found by building with one label more.
 
+    A net that declares its partition may have more of them.
+
     Raises:
         ConfigError: as `canonical`.
+        NetError: what the net declares is wrong (`partition.declared`).
     """
     plain = bare(settings)
     here = on_meta(plain, in_channels=in_channels, out_channels=out_channels)
     other = dict(on_meta(plain, in_channels=in_channels, out_channels=out_channels + 1).named_parameters())
-    return tuple(name for name, p in here.named_parameters() if other[name].shape != p.shape)
+    changing = tuple(name for name, p in here.named_parameters() if other[name].shape != p.shape)
+    return partition.heads(here, changing)
 
 
 def check_patch(settings: Mapping[str, Any], patch: Sequence[int]) -> None:
@@ -152,8 +243,12 @@ def check_patch(settings: Mapping[str, Any], patch: Sequence[int]) -> None:
     """
     plain = bare(settings)
     net = canonical(plain, in_channels=1, out_channels=1)
+    if _draws(net):
+        like = on_meta(plain, in_channels=1, out_channels=2)
+        foreign.check_patch(like, net["name"], (1, 2), patch, voxelwise=not classifies(net["name"]))
+        return
     on_meta(plain, in_channels=1, out_channels=1)  # an impossible depth is told here, before it is an exponent
-    factor = 2 ** (net.get("depth", 1) - 1)  # a net of the user's own may know no levels
+    factor = 2 ** (net["depth"] - 1)
     got = "x".join(map(str, patch))
     if len(patch) != net["dims"]:
         raise ConfigError(f"net {net['name']}: patch expected {net['dims']} sides, got {got}")

@@ -3,18 +3,16 @@
 MONAI's instance norm has no affine parameters unless asked for them, and its activations work in place, which
 breaks hooks that look at a single case's gradient. Weights, like everywhere here, are named by
 `named_parameters()`: DynUNet's `state_dict()` lists some tensors several times.
-
-MONAI is imported when a net is built: the import takes a second or two.
 """
 
-from torch import nn
-
 from fedmerge.errors import ConfigError
+from fedmerge.nets.defined import Definition, building
 
 NORM = ("INSTANCE", {"affine": True})
 LEAKY = ("LEAKYRELU", {"negative_slope": 0.01, "inplace": False})
 
 
+@building
 def unet(
     in_channels: int,
     out_channels: int,
@@ -24,7 +22,7 @@ def unet(
     depth: int = 4,
     residual_units: int = 2,
     dropout: float = 0.0,
-) -> nn.Module:
+) -> Definition:
     """MONAI's UNet: residual units, strided and transposed convs (Kerfoot et al. 2018).
 
     Its last transposed conv and norm already have the output's channels, so they count as heads.
@@ -33,22 +31,21 @@ def unet(
         ConfigError: a setting is impossible.
     """
     _check("unet", dims, base_filters, depth, dropout)
-    from monai.networks.nets.unet import UNet
-
-    net: nn.Module = UNet(
-        spatial_dims=dims,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        channels=[base_filters * 2**level for level in range(depth)],
-        strides=[2] * (depth - 1),
-        num_res_units=residual_units,
-        act=LEAKY,
-        norm=NORM,
-        dropout=dropout,
-    )
-    return net
+    return {
+        "_target_": "UNet",
+        "spatial_dims": dims,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "channels": [base_filters * 2**level for level in range(depth)],
+        "strides": [2] * (depth - 1),
+        "num_res_units": residual_units,
+        "act": LEAKY,
+        "norm": NORM,
+        "dropout": dropout,
+    }
 
 
+@building
 def segresnet(
     in_channels: int,
     out_channels: int,
@@ -57,29 +54,28 @@ def segresnet(
     base_filters: int = 8,
     depth: int = 4,
     dropout: float = 0.0,
-) -> nn.Module:
+) -> Definition:
     """MONAI's SegResNet (Myronenko 2018, without the autoencoder), with instance in place of group norm.
 
     Raises:
         ConfigError: a setting is impossible.
     """
     _check("segresnet", dims, base_filters, depth, dropout)
-    from monai.networks.nets.segresnet import SegResNet
-
-    net: nn.Module = SegResNet(
-        spatial_dims=dims,
-        init_filters=base_filters,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        dropout_prob=dropout or None,
-        act=LEAKY,
-        norm=NORM,
-        blocks_down=(1, *[2] * (depth - 2), 4),
-        blocks_up=(1,) * (depth - 1),
-    )
-    return net
+    return {
+        "_target_": "SegResNet",
+        "spatial_dims": dims,
+        "init_filters": base_filters,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "dropout_prob": dropout or None,
+        "act": LEAKY,
+        "norm": NORM,
+        "blocks_down": (1, *[2] * (depth - 2), 4),
+        "blocks_up": (1,) * (depth - 1),
+    }
 
 
+@building
 def dynunet(
     in_channels: int,
     out_channels: int,
@@ -89,30 +85,28 @@ def dynunet(
     depth: int = 4,
     residual: bool = False,
     dropout: float = 0.0,
-) -> nn.Module:
+) -> Definition:
     """MONAI's DynUNet, the net of nnU-Net (Isensee et al. 2021), without deep supervision.
 
     Raises:
         ConfigError: a setting is impossible.
     """
     _check("dynunet", dims, base_filters, depth, dropout)
-    from monai.networks.nets.dynunet import DynUNet
-
-    net: nn.Module = DynUNet(
-        spatial_dims=dims,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        kernel_size=[3] * depth,
-        strides=[1] + [2] * (depth - 1),
-        upsample_kernel_size=[2] * (depth - 1),
-        filters=[base_filters * 2**level for level in range(depth)],
-        dropout=dropout or None,
-        norm_name=NORM,
-        act_name=LEAKY,
-        deep_supervision=False,
-        res_block=residual,
-    )
-    return net
+    return {
+        "_target_": "DynUNet",
+        "spatial_dims": dims,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "kernel_size": [3] * depth,
+        "strides": [1] + [2] * (depth - 1),
+        "upsample_kernel_size": [2] * (depth - 1),
+        "filters": [base_filters * 2**level for level in range(depth)],
+        "dropout": dropout or None,
+        "norm_name": NORM,
+        "act_name": LEAKY,
+        "deep_supervision": False,
+        "res_block": residual,
+    }
 
 
 def _check(name: str, dims: int, base_filters: int, depth: int, dropout: float) -> None:

@@ -1,0 +1,120 @@
+"""Curves and scores as TensorBoard's event files, on the machine where they lie (`pip install fedmerge[tensorboard]`).
+
+    campaign/TARGET/METHOD-seed0-chain0-n4    the curve of the target's validation, and test scores, of `results.json`
+    sites/SITE/training/CAMPAIGN/...          loss, learning rate and validation, of a site's own `curves/`
+
+At a server there are only results, which hold what the policies let out. A site has its own curves. A simulation has
+both.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmerge import measures, results
+from fedmerge.errors import ConfigError, DataError
+
+CURVES = ("loss", "lr", "validation")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One number of a run.
+
+    Attributes:
+        run: the folder that TensorBoard shows as a run.
+        tag: what it is.
+        step: when it was.
+        value: the number.
+        time: seconds of the clock; None: now.
+    """
+
+    run: str
+    tag: str
+    step: int
+    value: float
+    time: float | None = None
+
+
+def read(folder: Path) -> list[Point]:
+    """All points of a run's folder, of a hospital's home, or of a site's working folder.
+
+    Raises:
+        DataError: there is nothing to draw, or the results cannot be read.
+    """
+    points = list(_campaign(results.read(folder))) if (folder / "results.json").exists() else []
+    for path in _files(folder):
+        points += _curve(path)
+    if not points:
+        raise DataError(f"{folder}: expected results.json or a folder 'curves', got neither, or nothing in them")
+    return points
+
+
+def write(points: list[Point], out: Path) -> int:
+    """Write event files in place of those that are there; the number of runs.
+
+    Raises:
+        ConfigError: TensorBoard's package is not installed.
+    """
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        raise ConfigError("TensorBoard is not installed: pip install fedmerge[tensorboard]") from None
+    runs: dict[str, list[Point]] = {}
+    for point in points:
+        runs.setdefault(point.run, []).append(point)
+    for run, own in runs.items():
+        folder = out.joinpath(*map(_folder, run.split("/")))
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        with SummaryWriter(str(folder)) as writer:
+            for point in own:
+                writer.add_scalar(point.tag, point.value, point.step, walltime=point.time)
+    return len(runs)
+
+
+def _campaign(found: results.Results) -> Iterator[Point]:
+    """The rows of a run's results."""
+    measure = measures.of(found)
+    for row in found["rows"]:
+        if row["status"] != "ok":
+            continue
+        label = f"{row['method'].replace('/', '-')}-seed{row['seed']}-chain{row['chain']}-n{row['target_cases']}"
+        run = f"campaign/{row['target']}/{label}"
+        if row["stage"] == "fine-tuned":
+            for step, value in row["curve"]:
+                if value is not None:
+                    yield Point(run, f"validation {measure.name}", step, value)
+        for key, name in {measure.key: measure.name, **measure.more}.items():
+            if row[key] is not None:
+                yield Point(run, f"test {name}", row["target_steps"], row[key])
+
+
+def _files(folder: Path) -> list[Path]:
+    """The curves of sites at or below a folder: of its own, of `private/work`, or of a simulation's `sites/NAME`."""
+    return [path for pattern in ("", "*/", "*/*/") for path in sorted(folder.glob(f"{pattern}curves/*.jsonl"))]
+
+
+def _curve(path: Path) -> list[Point]:
+    """The records of one training; the last of each step counts, and a line that is not whole yet is left out."""
+    found: dict[int, Mapping[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+            found[int(record["step"])] = record
+        except (ValueError, KeyError, TypeError):
+            continue
+    return [
+        Point(f"sites/{record['site']}/{record['run']}", tag, step, record[tag], record["time"])
+        for step, record in sorted(found.items())
+        for tag in CURVES
+        if record.get(tag) is not None
+    ]
+
+
+def _folder(name: str) -> str:
+    """A name as a folder: what a path would read becomes a dash."""
+    return re.sub(r"[^\w .,+-]", "-", name).strip(". ") or "-"
