@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from fedmerge.measures import EXTRAS
+
 MAX_TEXT = 1024  # characters
 MAX_ITEMS = 100_000  # of a list: cases of a hospital, points of a curve, parameters of a net
 MAX_WHOLE = 2**53  # what JSON, TOML and Python all have as the same number
@@ -49,7 +51,11 @@ def _scores(value: Any) -> bool:  # noqa: ANN401
         return False
     return all(
         isinstance(case, dict)
-        and any(case.keys() == {"case", *form} and all(holds(case[k]) for k, holds in form.items()) for form in SCORED)
+        and any(
+            case.keys() - EXTRAS.keys() == {"case", *form} and all(holds(case[k]) for k, holds in form.items())
+            for form in SCORED
+        )
+        and all(_amounts(case[key]) for key in case.keys() & EXTRAS.keys())
         and _text(case["case"])
         and case["case"] != ""
         for case in value
@@ -58,6 +64,12 @@ def _scores(value: Any) -> bool:  # noqa: ANN401
 
 def _shares(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, dict) and all(_text(label) and _share(share) for label, share in value.items())
+
+
+def _amounts(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, dict) and all(
+        _text(label) and (amount is None or (_number(amount) and amount >= 0)) for label, amount in value.items()
+    )
 
 
 def _merges(value: Any) -> bool:  # noqa: ANN401
@@ -103,7 +115,7 @@ BY_NAME: dict[str, Form] = {
     **dict.fromkeys(("start", "adapted", "finetuned"), SCORES),
     **dict.fromkeys(
         ("labels", "channels", "sources", "admitted", "digests", "fusable", "norms", "heads", "other", "beyond",
-         "known"), TEXTS,
+         "known", "measures"), TEXTS,
     ),
 }  # fmt: skip
 

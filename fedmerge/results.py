@@ -48,6 +48,10 @@ SHARES: Kind = (
     "a table of numbers from 0 to 1",
     lambda value: isinstance(value, dict) and all(map(_is_share, value.values())),
 )
+AMOUNTS: Kind = (
+    "a table of numbers of at least 0 or null",
+    lambda value: isinstance(value, dict) and all(one is None or AMOUNT[1](one) for one in value.values()),
+)
 LIST: Kind = ("a list", lambda value: isinstance(value, list))
 TABLE: Kind = ("a table", lambda value: isinstance(value, dict))
 
@@ -215,7 +219,7 @@ def _check(place: str, record: object, form: Mapping[str, Kind]) -> None:
 def _check_row(
     place: str, row: Mapping[str, Any], numbers: Mapping[str, Kind], scored: Sequence[Mapping[str, Kind]]
 ) -> None:
-    _check(place, row, {**ROW, **numbers})
+    _check(place, row, {**ROW, **numbers, **{key: _or_null(AMOUNT) for key in measures.EXTRAS if key in row}})
     if row["status"] == "failed" and row["error"] is None:
         raise DataError(f"{place}: a failed row says why in 'error', got null")
     if row["status"] == "ok" and row["error"] is not None:
@@ -223,6 +227,7 @@ def _check_row(
     for inner, case in _each(f"{place}.cases", row["cases"]):
         _check(inner, case, CASE)
         _check(inner, case, next((form for form in scored if form.keys() <= case.keys()), scored[0]))
+        _check(inner, case, {key: AMOUNTS for key in measures.EXTRAS if key in case})
         for key in scored[-1].keys() & case.keys():
             for label, value in case[key].items() if isinstance(case[key], Mapping) else ():
                 if value is not None and not _is_share(value):

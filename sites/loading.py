@@ -1,8 +1,9 @@
-"""Loading a case: read, checked, seen by the scanner, normalised, cropped, and kept while memory lasts."""
+"""Loading a case: read, checked, seen by the scanner, normalised, cropped or whole, and kept while memory lasts."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedmerge import evaluation
+from fedmerge import evaluation, shapes
 from fedmerge.errors import ConfigError
 from fedmerge.tasks import CaseScore
 from sites import labels, pictures, preprocess, scanner, volumes
@@ -31,13 +32,14 @@ class Case:
 
     Attributes:
         id: the case's name at the site.
-        image: (C, *patch) float32, each channel normalised.
-        label: (1, *patch) int64, 0..K.
+        image: (C, *patch) float32, each channel normalised; of a whole volume (C, *S), no side below the patch's.
+        label: (1, *patch) int64, 0..K; of a whole volume (1, *S) uint8.
         truth: (X, Y, Z) uint8, 0..K, on the file's own voxels in canonical order.
         grid: how patch and volume lie to each other.
         frame: how the file lay, for writing label maps beside it.
         group: what parts and folds take in turn; all volumes are one group.
         regions: what scores are taken of, name -> values of `truth`; the labels, where there are none.
+        patch: what the net sees at once; empty: all of the image.
     """
 
     id: str
@@ -48,26 +50,44 @@ class Case:
     frame: Frame
     group: str = ""
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    patch: tuple[int, ...] = ()
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """(X, Y, Z) of what the net sees at once."""
+        return self.patch or tuple(self.image.shape[1:])
+
+    @cached_property
+    def voxels(self) -> tuple[npt.NDArray[np.int32], ...]:
+        """Where each label is that the case shows: places in the flattened label map."""
+        flat = self.label.numpy().ravel()
+        shown = np.flatnonzero(flat).astype(np.int32)
+        values = flat[shown]
+        return tuple(shown[values == k] for k in np.unique(values))
 
     @property
     def nbytes(self) -> int:
         """Memory that it takes."""
         return self.image.nbytes + self.label.nbytes + self.truth.nbytes
 
-    def score(self, probabilities: Tensor, labels: Sequence[str], keep: Path | None) -> CaseScore:
-        """Dice of labels or regions on the original voxels.
+    def score(
+        self, probabilities: Tensor, labels: Sequence[str], keep: Path | None, measures: Sequence[str] = ("dice",)
+    ) -> CaseScore:
+        """Dice of labels or regions on the original voxels, and what else is measured there.
 
         Args:
             probabilities: (K + 1, *patch) of the net.
             labels: the names of 1..K.
             keep: a folder for the label map, as ID.nii.gz on the file's own grid and affine.
+            measures: "dice", and of `shapes.SHAPES`.
         """
         found = preprocess.restore(probabilities, self.grid)
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             volumes.write_like(found, self.frame, keep / f"{self.id}.nii.gz")
         values = self.regions or {name: (k,) for k, name in enumerate(labels, start=1)}
-        return {"case": self.id, "dice": evaluation.dice(found, self.truth, values)}
+        more = shapes.measure(found, self.truth, values, self.grid.spacing_mm, measures)
+        return {"case": self.id, "dice": evaluation.dice(found, self.truth, values), **more}
 
 
 Loaded = Case | Picture
@@ -78,6 +98,7 @@ def load(
     found: Sequence[Found],
     *,
     patch: Sequence[int],
+    field: str = "centre",
     progress: Callable[[int], None] | None = None,
 ) -> list[Loaded]:
     """Reads, checks, normalises and crops; what was loaded before in this process is not read again.
@@ -86,6 +107,7 @@ def load(
         site: whose labels, spacing and scanner hold.
         found: the cases to load.
         patch: (X, Y, Z) of the net's input; of pictures (rows, columns).
+        field: `"centre"`: the patch in each volume's middle; `"whole"`: the volume, from which patches are drawn.
         progress: told how many are done; without it, the log `fedmerge.progress` is.
 
     Returns:
@@ -93,14 +115,18 @@ def load(
 
     Raises:
         DataError: a file cannot be used; the sentence names site and file.
-        ConfigError: the patch is not of three whole numbers, or for pictures of two.
+        ConfigError: the patch is not of three whole numbers, or for pictures of two; or the field is unknown.
     """
     check_patch(site, patch)
     prepared, size = READERS.get(site.data.layout, VOLUMES)[2], tuple(map(int, patch))
+    if field == "whole" and prepared is prepare:
+        prepared = partial(prepare, whole=True)
+    elif field != "centre":
+        raise ConfigError(f"{site.name}: 'field' of volumes expected centre or whole, of pictures centre, got {field}")
     names = modalities(site.data)
     cases: list[Loaded] = []
     for done, one in enumerate(found, start=1):
-        key = _key(site, one, size, names)
+        key = (*_key(site, one, size, names), field)
         case = _CACHE.get(key)
         if case is None:
             case = prepared(site, one, size)
@@ -124,27 +150,28 @@ def check_patch(site: Site, patch: Sequence[int]) -> None:
         raise ConfigError(f"{site.name}: 'patch' expected {words}, got {list(patch)}")
 
 
-def prepare(site: Site, found: Found, patch: tuple[int, ...]) -> Case:
+def prepare(site: Site, found: Found, patch: tuple[int, ...], *, whole: bool = False) -> Case:
     """One case from its files; see `load`."""
     data, channels = site.data, len(modalities(site.data))
     images = read_images(found, channels, site.name)
     truth = read_truth(found, images[0], data, site.name)
     first = images[0]
-    grid = grid_of(first, data, patch)
+    grid = grid_of(first, data, patch, whole=whole)
     normal = [preprocess.normalise(_shifted(image, site, found.id, c)) for c, image in enumerate(images)]
     label = preprocess.crop_labels(truth, grid, len(data.labels))
     if found.lent is not None:
-        label = _lent(found.lent, data, patch, channels, site.name)
+        label = _lent(found.lent, data, grid.patch, channels, site.name)
     if data.control == "shuffled-labels":
         label = generator("shuffled labels", site.name, found.id).permuted(label.ravel()).reshape(label.shape)
     return Case(
         id=found.id,
         image=torch.from_numpy(preprocess.crop(np.stack(normal), grid)),
-        label=torch.from_numpy(label.astype(np.int64))[None],
+        label=torch.from_numpy(label if whole else label.astype(np.int64))[None],
         truth=truth,
         grid=grid,
         frame=first.frame,
         regions=_values(data),
+        patch=patch,
     )
 
 
@@ -155,7 +182,7 @@ def _values(data: Data) -> dict[str, tuple[int, ...]]:
 
 
 def _lent(found: Found, data: Data, patch: tuple[int, ...], channels: int, who: str) -> npt.NDArray[np.uint8]:
-    """Another case's labels in the patch around its own centre."""
+    """Another case's labels in a box of this size around its own centre."""
     image = read_images(found, channels, who)[0]
     truth = read_truth(found, image, data, who)
     return preprocess.crop_labels(truth, grid_of(image, data, patch), len(data.labels))
@@ -187,11 +214,12 @@ def read_truth(found: Found, image: Volume, data: Data, who: str = "") -> npt.ND
     return labels.remap(label.data, data.labels, data.background, who=name)
 
 
-def grid_of(image: Volume, data: Data, patch: Sequence[int]) -> Grid:
-    """The image's grid with the patch in its middle, at the site's spacing or at the image's own."""
+def grid_of(image: Volume, data: Data, patch: Sequence[int], *, whole: bool = False) -> Grid:
+    """The image's grid with the patch in its middle, or all of it, at the site's spacing or at the image's own."""
     x, y, z = image.data.shape
     a, b, c = patch
-    return Grid((x, y, z), image.spacing_mm, (a, b, c), data.spacing_mm or image.spacing_mm)
+    grid = Grid((x, y, z), image.spacing_mm, (a, b, c), data.spacing_mm or image.spacing_mm)
+    return grid.whole() if whole else grid
 
 
 def _shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[np.float32]:

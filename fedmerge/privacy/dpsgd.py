@@ -42,6 +42,7 @@ from fedmerge.records import History, Record, Settings
 from fedmerge.training import Through
 
 Patient = Sequence[tuple[Tensor, Tensor]]  # images (C, *S) float32, labels (1, *S) or () int64
+View = Callable[[int, int], Patient]
 
 
 def train(
@@ -56,6 +57,7 @@ def train(
     precision: str = "auto",
     loss: losses.Loss | None = None,
     through: Through | None = None,
+    view: View | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 0,
     progress: Callable[[Record], None] | None = None,
@@ -65,7 +67,7 @@ def train(
 
     Args:
         net: trained in place.
-        patients: each with all its cases, of one size.
+        patients: each with all its cases, of one size unless `view` makes them so.
         settings: how to train; its `batch_size` says nothing here, `mechanism` does.
         mechanism: what a step does to the patients.
         seed: of the dropout masks; no secret.
@@ -75,6 +77,8 @@ def train(
         loss: as for `training.Run`; a mean over its images.
         through: as for `training.Run`. What it adds to the loss is clipped with it, and may be made of the patient's
             images and of received models.
+        view: (step, number of the patient) -> what the step sees of it; all its cases when missing. A function of the
+            patient's own cases and of nothing else that is private: then what is clipped is one patient's.
         checkpoint: file to save to every `checkpoint_every` steps, and after the last one.
         checkpoint_every: 0: after the last step only.
         progress: called with a record without a loss.
@@ -113,7 +117,8 @@ def train(
     records: list[Record] = []
 
     def gradient(step: int, k: int) -> Sequence[Tensor | None]:
-        x, y = (torch.stack(parts).to(where) for parts in zip(*patients[k], strict=True))
+        seen = patients[k] if view is None else view(step, k)
+        x, y = (torch.stack(parts).to(where) for parts in zip(*seen, strict=True))
         if layers:
             masks.manual_seed(dropout.number(seed, step))  # one mask for all patients of a step
         with torch.autocast(where.type, dtype) if dtype is not None else nullcontext():
