@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 Mask = npt.NDArray[np.bool_]
 Spacing = Sequence[float]
@@ -47,10 +46,10 @@ def measure(
 
 
 def hd95(prediction: Mask, truth: Mask, spacing_mm: Spacing) -> float | None:
-    """The 95 % Hausdorff distance in mm, by MONAI: no more than this far off are 95 % of either surface's voxels.
+    """The 95 % Hausdorff distance in mm: 95 % of either surface's voxels are no farther than this from the other one.
 
-    A surface's voxels are those with a side that does not belong to the mask; the larger one of the two directions'
-    95th percentiles counts (Huttenlocher et al. 1993, with a percentile for the maximum).
+    A surface are the voxels with a side that does not belong to the mask; of the two directions' 95th percentiles the
+    larger one counts (Huttenlocher et al. 1993, with a percentile in place of the maximum; as in MONAI).
 
     Args:
         prediction: (X, Y, Z).
@@ -64,13 +63,15 @@ def hd95(prediction: Mask, truth: Mask, spacing_mm: Spacing) -> float | None:
         return None
     if not prediction.any() or not truth.any():
         return math.hypot(*(n * mm for n, mm in zip(truth.shape, spacing_mm, strict=True)))
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance  # the import takes a second or two
+    from scipy import ndimage  # half a second to import: only where it is asked for
 
     box = _box(prediction | truth, 0)
-    ours, theirs = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (prediction, truth))
-    return float(
-        compute_hausdorff_distance(ours, theirs, include_background=True, percentile=95, spacing=list(spacing_mm))
+    ours, theirs = (mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (prediction, truth))
+    distances = (
+        ndimage.distance_transform_edt(~there, sampling=spacing_mm)[here]
+        for here, there in ((ours, theirs), (theirs, ours))
     )
+    return max(float(np.percentile(one, 95)) for one in distances)
 
 
 def lesion_dice(prediction: Mask, truth: Mask, spacing_mm: Spacing) -> float | None:
@@ -93,7 +94,7 @@ def lesion_dice(prediction: Mask, truth: Mask, spacing_mm: Spacing) -> float | N
     """
     if not prediction.any() and not truth.any():
         return None
-    from scipy import ndimage  # half a second to import: only where it is asked for
+    from scipy import ndimage  # as above
 
     box = _box(prediction | truth, DILATIONS)
     prediction, truth = prediction[box], truth[box]

@@ -34,7 +34,7 @@ def check(home: Home, asked: Asked | None = None, *, now: Callable[[], float] = 
     site, lines = site_file(home)
     users, more = named(home)
     if site:
-        lines += _tried("data", lambda: findings.data(site, asked.patch if asked else None))
+        lines += _tried("data", lambda: findings.data(site, *((asked.patch, asked.field) if asked else (None,))))
     network, roster = consortium(home, site, now)
     if site:
         lines += findings.agreed(site, _names(roster))

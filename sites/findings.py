@@ -36,6 +36,7 @@ class Asked:
         roles: site -> role.
         labels: site -> label names, of the sites whose labels the file tells.
         load: what it asks of the disk.
+        field: whether the net reads the patch in each volume's middle, or the whole volume patch by patch.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Asked:
     roles: Mapping[str, str]
     labels: Mapping[str, tuple[str, ...]]
     load: room.Load
+    field: str = "centre"
 
 
 REMEDIES = (
@@ -69,14 +71,15 @@ def remedy(sentence: str) -> str:
     return "mend the file, or leave the case out with `cases` of [data] in site.toml"
 
 
-def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
+def data(site: Site, patch: Sequence[int] | None, field: str = "centre") -> list[Line]:
     """What the preflight finds in the site's files, and the geometry of its images.
 
     Args:
         site: every file of its cases is read.
         patch: (X, Y, Z) of the net's input; None where no campaign is known yet.
+        field: of the campaign.
     """
-    found = preflight.check(site, patch)
+    found = preflight.check(site, patch, field=field)
     told = [
         Line("geometry" if GEOMETRY.search(f.sentence) else "data", f.severity, f.sentence, remedy(f.sentence))
         for f in found
@@ -94,11 +97,11 @@ def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
         )
         told.insert(0, Line("data", "ok", f"{len(chosen)} cases in {site.data.folder}: {parts}"))
     if chosen and not any(line.result == "error" for line in told):
-        told.append(Line("geometry", "ok", GEOMETRIES.get(site.data.layout, _geometry)(site, chosen, patch)))
+        told.append(Line("geometry", "ok", GEOMETRIES.get(site.data.layout, _geometry)(site, chosen, patch, field)))
     return told
 
 
-def _geometry(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None) -> str:
+def _geometry(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None, field: str) -> str:
     """Voxel sizes of the images, and what of them the net sees."""
     spacings = np.array([nib.load(one.images[0]).header.get_zooms()[:3] for one in chosen])  # type: ignore[attr-defined]
     least, most = (np.round(edge(spacings, axis=0), 2) for edge in (np.min, np.max))
@@ -107,6 +110,8 @@ def _geometry(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | 
         words.append(f"resampled to {_mm(site.data.spacing_mm)}")
     if patch is None:
         words.append("the net's patch is known with --campaign")
+    elif field == "whole":
+        words.append(f"the net sees whole volumes, {' x '.join(map(str, patch))} voxels at once")
     elif site.data.spacing_mm:
         size = [p * s for p, s in zip(patch, site.data.spacing_mm)]
         words.append(f"the net sees {_mm(size)} around the centre")
@@ -115,7 +120,7 @@ def _geometry(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | 
     return "; ".join(words)
 
 
-def _pixels(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None) -> str:
+def _pixels(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None, field: str) -> str:
     """Sizes of the pictures, and what the net sees of them."""
     sizes = np.array([pictures.read(one.images[0], 1).shape[1:] for one in chosen])
     least, most = (" x ".join(map(str, edge(sizes, axis=0))) for edge in (np.min, np.max))
@@ -125,7 +130,7 @@ def _pixels(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | No
     return f"pictures of {least} pixels; {seen}" if least == most else f"pictures of {least} to {most} pixels; {seen}"
 
 
-Geometry = Callable[[Site, Sequence[cases.Found], Sequence[int] | None], str]
+Geometry = Callable[[Site, Sequence[cases.Found], Sequence[int] | None, str], str]
 GEOMETRIES: dict[str, Geometry] = {"classes": _pixels}
 
 

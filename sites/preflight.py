@@ -32,12 +32,13 @@ class Finding:
     sentence: str
 
 
-def check(site: Site, patch: Sequence[int] | None = None) -> list[Finding]:
+def check(site: Site, patch: Sequence[int] | None = None, *, field: str = "centre") -> list[Finding]:
     """Reads every file of the site's cases and lists what is wrong; nothing is trained.
 
     Args:
         site: whose data to read; synthetic hospitals are made if need be.
         patch: (X, Y, Z) of the net's input, to say what lies outside it; of pictures (rows, columns).
+        field: as for `loading.load`; outside a whole volume there is nothing.
 
     Returns:
         the findings, in the order of the cases; empty where all is well.
@@ -77,8 +78,9 @@ def check(site: Site, patch: Sequence[int] | None = None) -> list[Finding]:
         findings += _about_split(site, split)
     names = cases.modalities(site.data)
     seen: Counter[int] = Counter()
+    box = None if field == "whole" else patch
     for done, one in enumerate(chosen, start=1):
-        findings += CASES.get(site.data.layout, _case)(site, one, len(names), patch, seen)
+        findings += CASES.get(site.data.layout, _case)(site, one, len(names), box, seen)
         report(site.name, "checking files", done, len(chosen))
     if not any(f.severity == "error" for f in findings):
         for k, label in enumerate(site.data.labels, start=1):

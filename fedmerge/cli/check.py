@@ -83,7 +83,8 @@ def findings(plan: "Plan", path: Path, data: Path | None, methods: "Sequence[Met
                 read = partial(config.from_campaign, path, who, work=work / who, data=data)
                 sites += attempt(who, path.name, read)
         for site in sites:
-            rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.check(site, plan.patch)]
+            found = preflight.check(site, plan.patch, field=plan.field)
+            rows += [(f.site, f.file, f.severity, f.sentence) for f in found]
         rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.agree(sites)]
         for target in plan.targets if any(method.sources == "pooled" for method in methods) else ():
             attempt(target, path.name, partial(config.pooled, path, work=work, data=data, target=target))
