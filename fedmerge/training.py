@@ -32,9 +32,15 @@ from fedmerge.loader import Ahead, Batches
 from fedmerge.params import Params
 from fedmerge.records import History, Record, Settings
 
-__all__ = ["History", "Record", "Run", "Settings", "Through", "train"]
+__all__ = ["History", "Record", "Run", "Settings", "Through", "answer", "train"]
 
-Through = Callable[[nn.Module, Tensor, int], tuple[Tensor, Tensor | None]]
+Through = Callable[[nn.Module, Tensor, int], tuple[losses.Logits, Tensor | None]]
+
+
+def answer(settings: Settings, net: nn.Module, images: Tensor) -> losses.Logits:
+    """What the loss is taken of: the net's logits, with deep supervision those of all its levels."""
+    logits: losses.Logits = net.levels(images) if settings.deep else net(images)  # type: ignore[operator]  # a method
+    return logits
 
 
 def train(
@@ -82,14 +88,15 @@ class Run:
         precision: see `devices.precision`.
         loss: (logits, labels) -> scalar; `losses.dice_ce()` when missing.
         through: (net, images, step) -> (logits, a scalar to add to the loss or None); the net's own forward pass when
-            missing. It runs under autocast, and is a pure function but for the net's dropout.
+            missing, of all its levels with `settings.deep`. It runs under autocast, and is a pure function but for the
+            net's dropout.
         checkpoint: file to save to every `checkpoint_every` steps, and after the last one.
         checkpoint_every: 0: after the last step only.
         progress: called with each record.
 
     Raises:
         NetError: a name is not the net's.
-        ConfigError: nothing is to be trained.
+        ConfigError: nothing is to be trained, or deep supervision is asked of a net without levels.
     """
 
     def __init__(
@@ -126,7 +133,11 @@ class Run:
         self._layers = dropout.active(net)
         self._generator = torch.Generator(self.device)
         self._loss = losses.dice_ce() if loss is None else loss
-        self._through = through or (lambda net, x, step: (net(x), None))
+        if settings.deep and not hasattr(net, "levels"):
+            raise ConfigError(
+                f"deep supervision expected a net with logits of several levels, got {type(net).__name__}"
+            )
+        self._through = through or (lambda net, x, step: (answer(settings, net, x), None))
         self._validate = validate if settings.validate_every else None
         self._checkpoint, self._every, self._progress = checkpoint, checkpoint_every, progress
         on_cuda = self.device.type == "cuda"
@@ -135,7 +146,7 @@ class Run:
         self._count, self._seconds, self._began = 0, 0.0, 0.0
         self._best: Params = {}
         self._score, self._best_step = -math.inf, 0
-        facts = {"settings": asdict(settings), "seed": seed, "rates": rates, "shapes": params.shapes(net)}
+        facts = {"settings": settings.facts, "seed": seed, "rates": rates, "shapes": params.shapes(net)}
         self._identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -250,7 +261,7 @@ class Run:
             p.grad = None
         with self._autocast():
             logits, more = self._through(self.net, x, self.step)
-        loss = self._loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), y)
+        loss = losses.at_levels(self._loss, logits, y)
         if more is not None:
             loss = loss + more
         loss.backward()  # type: ignore[no-untyped-call]

@@ -122,11 +122,21 @@ def _check_summed(method: fusion.Method) -> None:
 
 
 def check_volumes(plan: "Plan", where: str) -> None:
-    """Refuse what is for volumes where images are answered by one class.
+    """Refuse what is for volumes where images are answered by one class, and losses of levels that a net has not.
 
     Raises:
         ConfigError: names the key.
     """
+    phases = {"train": plan.train, "adapt": plan.adapt, "finetune": plan.finetune}
+    like = nets.on_meta(plan.net, in_channels=1, out_channels=2)
+    for name, stage in phases.items():
+        if stage.deep and not hasattr(like, "levels"):
+            raise ConfigError(
+                f"{where}: [{name}] deep expected a net with logits of several levels (isensee2017), "
+                f"got {plan.net['name']}"
+            )
+        if stage.augment and plan.task != "segmentation":
+            raise ConfigError(f"{where}: [{name}] augment is for volumes, and [campaign] task is '{plan.task}'")
     if plan.task == "segmentation":
         return
     if plan.field != "centre":

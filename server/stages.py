@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from fedmerge import measures, schedules
+from fedmerge import augment, measures, schedules
 from fedmerge.errors import ConfigError
 from server import values
 
@@ -28,6 +28,8 @@ class Stage:
     validate_every: int = 0
     patience: int = 0
     specific_lr: float = 0.0
+    augment: tuple[str, ...] = ()
+    deep: bool = False
 
     def length(self, cases: int) -> int:
         """Steps of this phase on so many cases."""
@@ -39,6 +41,9 @@ class Stage:
         table["steps"] = self.length(cases) if steps is None else steps
         table["clip_norm"] = self.clip_norm or None
         table["specific_lr"] = self.specific_lr or None
+        for later in ("augment", "deep"):  # a task without them keeps the name that it had before there were any
+            if not table[later]:
+                del table[later]
         return table
 
 
@@ -129,7 +134,23 @@ class Evaluate:
 S = TypeVar("S", bound=Stage)
 Check = Callable[[Any, str], Any]
 
-KINDS: dict[Any, Check] = {int: values.whole, float: values.number, str: values.text, tuple[float, ...]: values.numbers}
+
+def _changes(value: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401 - whatever TOML can hold
+    """Names of augmentations."""
+    found = values.texts(value, where)
+    for name in found:
+        values.choice(name, where, options=(augment.ALL, *augment.NAMES))
+    return found
+
+
+KINDS: dict[Any, Check] = {
+    int: values.whole,
+    float: values.number,
+    str: values.text,
+    bool: values.truth,
+    tuple[float, ...]: values.numbers,
+    tuple[str, ...]: _changes,
+}
 NARROWER: dict[str, Check] = {
     "lr": partial(values.number, positive=True),
     "batch_size": partial(values.whole, least=1),

@@ -145,9 +145,15 @@ class Bench:
         own = {*self.row.net.norms, *self.row.net.heads, *self.row.net.other}
         return settings.rates([name for name, _ in self.net.named_parameters()], own)
 
-    def batches(self, size: int, offset: int = 0) -> Callable[[int], tuple[Tensor, Tensor]]:
+    def batches(self, settings: training.Settings, offset: int = 0) -> Callable[[int], tuple[Tensor, Tensor]]:
         """The row's batches; fine-tuning goes on in the stream where adaptation stopped."""
-        stream = cases.batches(self.train, size, self.row.seed, foreground=self.row.net.foreground)
+        stream = cases.batches(
+            self.train,
+            settings.batch_size,
+            self.row.seed,
+            foreground=self.row.net.foreground,
+            changes=settings.augment,
+        )
         return lambda step: stream(step + offset)
 
 

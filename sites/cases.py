@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -167,7 +167,12 @@ def fold(labelled: Sequence[Loaded], number: int, folds: int) -> dict[str, list[
 
 
 def batches(
-    cases: Sequence[Loaded], batch_size: int, seed: int, *, foreground: float = patches.FOREGROUND
+    cases: Sequence[Loaded],
+    batch_size: int,
+    seed: int,
+    *,
+    foreground: float = patches.FOREGROUND,
+    changes: Collection[str] = (),
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """Batches as a pure function of the step: each epoch deals all cases in an order of its own.
 
@@ -179,6 +184,7 @@ def batches(
         batch_size: cases a batch.
         seed: of the orders, and of the patches.
         foreground: share of the patches around a labelled voxel.
+        changes: what is changed at random of the images, as `patches.see` has it.
 
     Returns:
         step -> image (B, C, *patch) float32, label (B, 1, *patch) int64; of pictures (B,).
@@ -199,7 +205,7 @@ def batches(
         epoch, k = divmod(step, per_epoch)
         chosen = [cases[i] for i in order(epoch)[k * batch_size : (k + 1) * batch_size]]
         seen = [
-            patches.see(case, generator("patch", seed, step, place), foreground=foreground)
+            patches.see(case, generator("patch", seed, step, place), foreground=foreground, changes=changes)
             for place, case in enumerate(chosen)
         ]
         return torch.stack([image for image, _ in seen]), torch.stack([label for _, label in seen])

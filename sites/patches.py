@@ -7,11 +7,13 @@ does nnU-Net (Isensee et al., Nature Methods 2021; a third of the patches). No p
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from fedmerge import augment
 from fedmerge.fisher import Piece
 from sites.loading import Case, Loaded
 from sites.pictures import Picture
@@ -26,20 +28,29 @@ def fits(case: Loaded) -> bool:
     return isinstance(case, Picture) or tuple(case.image.shape[1:]) == case.window
 
 
-def see(case: Loaded, dice: np.random.Generator, *, foreground: float = FOREGROUND) -> tuple[Tensor, Tensor]:
-    """What a training step sees of a case: all of it, or a patch.
+def see(
+    case: Loaded, dice: np.random.Generator, *, foreground: float = FOREGROUND, changes: Collection[str] = ()
+) -> tuple[Tensor, Tensor]:
+    """What a training step sees of a case: all of it, or a patch, as it is or changed at random.
 
     Args:
         case: the case.
         dice: of this step and case alone; a case that the net sees at once rolls none.
         foreground: share of the patches around a labelled voxel.
+        changes: names of `augment.NAMES`; pictures are left as they are.
 
     Returns:
         image (C, *patch) float32, label (1, *patch) int64; of a picture ().
     """
-    if isinstance(case, Picture) or fits(case):
-        return case.image, case.label.long()
-    image, label = cut(case, draw(case, dice, foreground))
+    if isinstance(case, Picture):
+        return case.image, case.label
+    start = (0, 0, 0) if fits(case) else draw(case, dice, foreground)
+    drawn = augment.draw(changes, dice, len(case.image)) if changes else []
+    if drawn and drawn[0].kind == "resample":  # out of the volume, so that no corner is empty where the volume goes on
+        image, label = turned(case, start, **drawn.pop(0).numbers)
+    else:
+        image, label = cut(case, start)
+    image, label = augment.apply(drawn, image, label)
     return image, label.long()
 
 
@@ -58,6 +69,18 @@ def cut(case: Case, start: Start) -> tuple[Tensor, Tensor]:
     """The patch that begins there: views of the image (C, *patch) and of the label (1, *patch)."""
     box = (slice(None), *(slice(a, a + w) for a, w in zip(start, case.window)))
     return case.image[box], case.label[box]
+
+
+def turned(case: Case, start: Start, **numbers: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - as `augment.resample` has them
+    """The patch around the same centre with its content turned and enlarged."""
+    centre = np.add(start, np.divide(case.window, 2))  # from the volume's corner, in voxels
+    reach = np.abs(augment.matrix(**numbers)) @ np.divide(case.window, 2) + 1
+    low = np.maximum(np.floor(centre - reach), 0).astype(int)
+    high = np.minimum(np.ceil(centre + reach), case.image.shape[1:]).astype(int)
+    box = (slice(None), *(slice(a, b) for a, b in zip(low.tolist(), high.tolist())))
+    return augment.resample(
+        case.image[box], case.label[box], centre=(centre - (low + high) / 2).tolist(), window=case.window, **numbers
+    )
 
 
 def pieces(case: Loaded) -> list[Piece]:

@@ -1,7 +1,7 @@
 """Training at a source with differential privacy: its patients, the noise that the task asks for, and the budget."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,14 +49,21 @@ def train(
     mechanism = Mechanism(spending.rate, spending.noise_multiplier, asked.dp_clip, len(people))
     dpsgd.check(net, settings)
     budget.spend(site, asked.key, asked.campaign, spending)
-    view = partial(seen, groups, asked.seed, asked.net.foreground)
+    view = partial(seen, groups, asked.seed, asked.net.foreground, settings.augment)
     dpsgd.train(net, people, settings, mechanism, view=view, **options)
 
 
-def seen(groups: Sequence[Sequence[Loaded]], seed: int, foreground: float, step: int, number: int) -> dpsgd.Patient:
+def seen(
+    groups: Sequence[Sequence[Loaded]],
+    seed: int,
+    foreground: float,
+    changes: Collection[str],
+    step: int,
+    number: int,
+) -> dpsgd.Patient:
     """What a step sees of a patient: each of its cases, or a patch of it, by dice that know no other patient."""
     return [
-        patches.see(case, generator("patch", seed, step, number, place), foreground=foreground)
+        patches.see(case, generator("patch", seed, step, number, place), foreground=foreground, changes=changes)
         for place, case in enumerate(groups[number])
     ]
 

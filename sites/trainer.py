@@ -69,7 +69,9 @@ def make(
         private.train(site, asked, way.net, train, settings, options)
     else:
         score = validator(site, held, asked.net, asked.precision) if settings.validate_every else None
-        batches = cases.batches(train, settings.batch_size, asked.seed, foreground=asked.net.foreground)
+        batches = cases.batches(
+            train, settings.batch_size, asked.seed, foreground=asked.net.foreground, changes=settings.augment
+        )
         options["validate"] = (lambda net: score(way.view(net))) if score else None
         history = training.train(way.net, batches, settings, **options)
         loss = history.records[-1].loss if history.records else None

@@ -39,7 +39,7 @@ from fedmerge.privacy import noise
 from fedmerge.privacy.mechanism import Mechanism, released
 from fedmerge.privacy.noise import Streams
 from fedmerge.records import History, Record, Settings
-from fedmerge.training import Through
+from fedmerge.training import Through, answer
 
 Patient = Sequence[tuple[Tensor, Tensor]]  # images (C, *S) float32, labels (1, *S) or () int64
 View = Callable[[int, int], Patient]
@@ -103,9 +103,9 @@ def train(
     adamw = optimiser.adamw(own, rates, settings.weight_decay)
     layers, masks = dropout.active(net), torch.Generator(where)
     loss = losses.dice_ce() if loss is None else loss
-    through = through or (lambda net, x, step: (net(x), None))
+    through = through or (lambda net, x, step: (answer(settings, net, x), None))
     facts = {
-        "settings": asdict(settings), "mechanism": asdict(mechanism), "seed": seed, "rates": rates,
+        "settings": settings.facts, "mechanism": asdict(mechanism), "seed": seed, "rates": rates,
         "shapes": params.shapes(net), "data": digest(patients),
     }  # fmt: skip
     identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -123,7 +123,7 @@ def train(
             masks.manual_seed(dropout.number(seed, step))  # one mask for all patients of a step
         with torch.autocast(where.type, dtype) if dtype is not None else nullcontext():
             logits, more = through(net, x, step)
-        total = loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), y)
+        total = losses.at_levels(loss, logits, y)
         total = total if more is None else total + more
         return torch.autograd.grad(total, trained, allow_unused=True)
 
