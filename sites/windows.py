@@ -86,8 +86,8 @@ def count(size: Sequence[int], window: Sequence[int], overlap: float) -> int:
 
 
 def together(windows: int) -> int:
-    """Windows in a batch: some four, so that none is left over alone, which is slow in float32 on a CPU."""
-    return next((batch for batch in (4, 3, 5, 7) if windows % batch != 1), 4)
+    """Windows in a batch: few, for the memory's sake, and so that none is left over alone: slow in float32 on a CPU."""
+    return next((batch for batch in (2, 3, 4, 5, 7) if windows % batch != 1), 2)
 
 
 @contextmanager

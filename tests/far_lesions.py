@@ -54,7 +54,7 @@ dropout = 0.0
 patch = [{PATCH}, {PATCH}, {PATCH}]
 {net}
 [train]
-steps = 60
+steps = 40
 lr = 1e-2
 fisher_cases = 2
 {train}
@@ -65,9 +65,9 @@ logits_lr = 0.05
 validate_every = 5
 {adapt}
 [finetune]
-steps = 40
+steps = 30
 lr = 1e-2
-validate_every = 20
+validate_every = 15
 {tables}
 [[site]]
 name = "harbour"

@@ -161,9 +161,9 @@ def test_pictures_are_not_mirrored(tmp_path):
 
 @pytest.mark.slow
 def test_a_brain_of_four_channels_stays_within_its_memory():
-    """240 x 240 x 155 voxels, 4 channels, 4 labels, windows of 128: image, logits, weights and a batch, below 6 GB."""
+    """240 x 240 x 155 voxels, 4 channels, 4 labels, windows of 128: image, logits, weights and a batch, below 4 GB."""
     process, image = psutil.Process(), torch.randn(4, 240, 240, 155)
-    net = nets.build({"name": "isensee2017", "base_filters": 4, "depth": 4}, in_channels=4, out_channels=4, seed=0)
+    net = nets.build({"name": "isensee2017", "base_filters": 2, "depth": 3}, in_channels=4, out_channels=4, seed=0)
     before = process.memory_info().rss
     peak = []
 
@@ -171,6 +171,6 @@ def test_a_brain_of_four_channels_stays_within_its_memory():
         peak.append(process.memory_info().rss)
 
     net.register_forward_hook(watch)
-    found = windows.sweep(net, image, (128, 128, 128), device="cpu", precision="float32")
+    found = windows.sweep(net, image, (128, 128, 128), overlap=0.25, device="cpu", precision="float32")
     assert found.shape == (4, 240, 240, 155)
-    assert max(peak) - before < 6e9
+    assert max(peak) - before < 4e9
