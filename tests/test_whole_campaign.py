@@ -4,6 +4,7 @@ import pytest
 from far_lesions import PATCH, campaign, hospitals
 from test_campaign import bare, failing, run
 
+from fedmerge.cli import audit_privacy
 from fedmerge.errors import CampaignStopped, ConfigError
 from server import plan
 from sites import config, findings, preflight
@@ -117,6 +118,12 @@ def test_the_check_warns_of_nothing_outside_a_whole_volume(far, tmp_path):
     assert preflight.check(site, patch, field="whole") == []
     told = findings.data(site, patch, "whole")[-1].found
     assert told.endswith("the net sees whole volumes, 8 x 8 x 8 voxels at once")
+
+
+def test_the_attacks_refuse_what_they_were_not_made_for(far):
+    """An audit of a contribution that was trained on whole volumes says so before it reads a case."""
+    with pytest.raises(ConfigError, match=r"north: the attacks are made for cases .* \[net\] field is 'whole'"):
+        audit_privacy.recipe(plan.read(campaign(far, "audited", net=WHOLE)), 5, "north", 0, 0)
 
 
 @pytest.mark.parametrize(
