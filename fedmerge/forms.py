@@ -7,8 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fedmerge.measures import EXTRAS
-
 MAX_TEXT = 1024  # characters
 MAX_ITEMS = 100_000  # of a list: cases of a hospital, points of a curve, parameters of a net
 MAX_WHOLE = 2**53  # what JSON, TOML and Python all have as the same number
@@ -55,7 +53,7 @@ def _scores(value: Any) -> bool:  # noqa: ANN401
             case.keys() - EXTRAS.keys() == {"case", *form} and all(holds(case[k]) for k, holds in form.items())
             for form in SCORED
         )
-        and all(_amounts(case[key]) for key in case.keys() & EXTRAS.keys())
+        and all(EXTRAS[key](case[key]) for key in case.keys() & EXTRAS.keys())
         and _text(case["case"])
         and case["case"] != ""
         for case in value
@@ -92,6 +90,7 @@ SCORED: tuple[dict[str, Callable[[Any], bool]], ...] = (  # what a scored case h
     {"truth": _text, "prediction": _text},
     {"f1": _shares, "accuracy": _share},
 )
+EXTRAS: dict[str, Callable[[Any], bool]] = {"hd95": _amounts, "lesion-dice": _shares}  # and what it may hold besides
 
 
 Form = tuple[str, Callable[[Any], bool]]

@@ -33,6 +33,11 @@ def _or_null(kind: Kind) -> Kind:
     return f"{words} or null", lambda value: value is None or holds(value)
 
 
+def _each_label(kind: Kind) -> Kind:
+    words, holds = _or_null(kind)
+    return f"for each label {words}", lambda value: isinstance(value, dict) and all(map(holds, value.values()))
+
+
 def _one_of(*names: str) -> Kind:
     return "one of " + ", ".join(names), lambda value: value in names
 
@@ -47,10 +52,6 @@ SHARE: Kind = ("a number from 0 to 1", _is_share)
 SHARES: Kind = (
     "a table of numbers from 0 to 1",
     lambda value: isinstance(value, dict) and all(map(_is_share, value.values())),
-)
-AMOUNTS: Kind = (
-    "a table of numbers of at least 0 or null",
-    lambda value: isinstance(value, dict) and all(one is None or AMOUNT[1](one) for one in value.values()),
 )
 LIST: Kind = ("a list", lambda value: isinstance(value, list))
 TABLE: Kind = ("a table", lambda value: isinstance(value, dict))
@@ -83,6 +84,10 @@ CASE: dict[str, Kind] = {"case": TEXT}
 SCORED: dict[str, tuple[dict[str, Kind], ...]] = {  # what a case holds besides, by measure: one of these
     "dice": ({"dice": TABLE},),
     "f1": ({"truth": TEXT, "prediction": TEXT}, {"f1": TABLE, "accuracy": _or_null(SHARE)}),
+}
+EXTRAS: dict[str, tuple[Kind, Kind]] = {  # what may be measured besides: of a case by label, of a row
+    "hd95": (_each_label(AMOUNT), _or_null(AMOUNT)),
+    "lesion-dice": (_each_label(SHARE), _or_null(SHARE)),
 }
 RATIOS: dict[str, Kind] = {
     "method": TEXT,
@@ -219,7 +224,7 @@ def _check(place: str, record: object, form: Mapping[str, Kind]) -> None:
 def _check_row(
     place: str, row: Mapping[str, Any], numbers: Mapping[str, Kind], scored: Sequence[Mapping[str, Kind]]
 ) -> None:
-    _check(place, row, {**ROW, **numbers, **{key: _or_null(AMOUNT) for key in measures.EXTRAS if key in row}})
+    _check(place, row, {**ROW, **numbers, **{key: form for key, (_, form) in EXTRAS.items() if key in row}})
     if row["status"] == "failed" and row["error"] is None:
         raise DataError(f"{place}: a failed row says why in 'error', got null")
     if row["status"] == "ok" and row["error"] is not None:
@@ -227,7 +232,7 @@ def _check_row(
     for inner, case in _each(f"{place}.cases", row["cases"]):
         _check(inner, case, CASE)
         _check(inner, case, next((form for form in scored if form.keys() <= case.keys()), scored[0]))
-        _check(inner, case, {key: AMOUNTS for key in measures.EXTRAS if key in case})
+        _check(inner, case, {key: form for key, (form, _) in EXTRAS.items() if key in case})
         for key in scored[-1].keys() & case.keys():
             for label, value in case[key].items() if isinstance(case[key], Mapping) else ():
                 if value is not None and not _is_share(value):

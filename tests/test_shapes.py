@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from fedmerge import measures, shapes
+from fedmerge import forms, measures, results, shapes
 
 MM = (1.0, 1.0, 1.0)
 
@@ -143,4 +143,4 @@ def test_what_is_wanted_is_measured_of_labels_and_of_regions():
     assert told == {"hd95": {"edge": 1, "all": 1, "none": None}, "lesion-dice": {"edge": pytest.approx(10 / 11),
                     "all": pytest.approx(10 / 11), "none": None}}  # fmt: skip
     assert shapes.measure(found, truth, labels, MM, ["dice"]) == {}
-    assert shapes.SHAPES.keys() == measures.EXTRAS.keys()
+    assert shapes.SHAPES.keys() == measures.EXTRAS.keys() == results.EXTRAS.keys() == forms.EXTRAS.keys()
