@@ -72,8 +72,8 @@ def _line(target: str, target_cases: int, method: str, rows: Sequence[Row], ever
             for stage in STAGES
         },
         more={
-            name: tuple(row[key] for row in last.values() if row[key] is not None)
-            for key, name in measures.within(rows[0]).more.items()
+            name: tuple(value for row in last.values() if (value := row.get(key)) is not None)
+            for key, name in measures.within(rows[0]).beside(last.values()).items()
         },
         difference=tuple(differences.values()),
         p=None if pair is None else pair.p,

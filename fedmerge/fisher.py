@@ -2,7 +2,8 @@
 
     F_i = mean over cases x of (d log p(y | x) / d theta_i)^2
 
-The gradient is that of one whole case; it is squared first and averaged afterwards. With labels sampled
+The gradient is that of one whole case; it is squared first and averaged afterwards. A case too large for one forward
+pass comes in pieces: the gradients of their log-likelihoods are added up before they are squared. With labels sampled
 from the model this is the true Fisher (one draw a voxel; a classifier: an image), with the
 observed labels the empirical one
 (Kunstner et al., 2019, on the difference).
@@ -11,7 +12,7 @@ observed labels the empirical one
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +26,21 @@ from fedmerge.params import Params
 Labels = Literal["sampled", "observed"]
 Method = Literal["loop", "vmap"]
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
-Case = tuple[Tensor, Tensor]
+
+
+class Piece(NamedTuple):
+    """A part of a case: image (C, *S), label (*S) or (1, *S), and the box of its voxels that count (None: all)."""
+
+    image: Tensor
+    label: Tensor
+    own: tuple[slice, ...] | None = None
+
+
+Case = tuple[Tensor, Tensor] | list[Piece]
 
 VMAP_CASES = 8  # cases in one vmap: their gradients are all in memory at once
+TOGETHER = 2  # pieces in one forward pass: a single one is slow in float32 on a CPU
+ELSEWHERE = -100  # the label of a voxel that another piece counts; `cross_entropy` passes over it
 
 
 def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
@@ -35,7 +48,7 @@ def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: (B, K, *S) float; (B, K) of a classifier.
-        labels: (B, *S) or (B, 1, *S), whole numbers from 0 to K - 1; (B,) of a classifier.
+        labels: (B, *S) or (B, 1, *S), whole numbers from 0 to K - 1, or `ELSEWHERE`; (B,) of a classifier.
 
     Returns:
         (B,) of the logits' dtype.
@@ -77,13 +90,14 @@ def diagonal(
 
     Args:
         net: maps (B, C, *S) to logits (B, K, *S), or to (B, K); its device is where the work is done.
-        cases: (image (C, *S) float, label (*S) or (1, *S), or () of a classifier), one patient each. With sampled
-            labels only the shape of the label counts.
+        cases: (image (C, *S) float, label (*S) or (1, *S), or () of a classifier), one patient each; or each a list of
+            pieces of one size, whose own voxels make up the case. With sampled labels only the shape of the label
+            counts.
         names: the parameters wanted.
         labels: `"sampled"` from the model (true Fisher) or `"observed"` (empirical Fisher).
         generator: draws the sampled labels; the same generator gives the same labels by both methods.
-        log_lik: (logits, labels) -> (B,).
-        method: `"loop"` over cases, or `"vmap"` over up to eight at a time (small 2D nets; much memory).
+        log_lik: (logits, labels) -> (B,); it passes over labels `ELSEWHERE` where cases come in pieces.
+        method: `"loop"` over cases, or `"vmap"` over up to eight at a time (small 2D nets; much memory; no pieces).
         progress: is told how many cases are done.
 
     Returns:
@@ -91,7 +105,8 @@ def diagonal(
 
     Raises:
         NetError: a name is not the net's, or the gradient is not finite.
-        DataError: no cases; a voxel that is not finite; an observed label that the net has no channel for.
+        DataError: no cases; a voxel that is not finite; an observed label that the net has no channel for; a case in
+            pieces that vmap cannot take.
     """
     wanted = list(dict.fromkeys(names))
     own = dict(net.named_parameters())
@@ -164,38 +179,53 @@ Sums = tuple[list[Tensor], int]
 def _loop(
     net: nn.Module,
     weights: Params,
-    cases: Iterator[Case],
+    cases: Iterator[list[Piece]],
     labels: Labels,
     generator: torch.Generator | None,
     log_lik: LogLikelihood,
     progress: Callable[[int], None] | None,
 ) -> Sums:
-    """Sum of squared gradients, a case at a time: one forward and one backward pass each."""
+    """Sum of squared gradients, a case at a time: a forward and a backward pass for each, or for some of its pieces."""
     wanted = list(weights.values())
     squares = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in wanted]
     count = 0
-    for count, (image, label) in enumerate(cases, start=1):
-        logits = net(image[None].to(wanted[0]))
-        if labels == "sampled":
-            truth = sample(logits, _uniform((1, *logits.shape[2:]), generator).to(logits))
-        else:
-            truth = label[None].to(logits.device)
-            if log_lik is log_likelihood and not 0 <= int(truth.min()) <= int(truth.max()) < logits.shape[1]:
-                raise DataError(
-                    f"case {count} expected labels from 0 to {logits.shape[1] - 1}, "
-                    f"got {int(truth.min())} to {int(truth.max())}"
-                )
-        score = torch.autograd.grad(log_lik(logits, truth).sum(), wanted, materialize_grads=True)
+    for count, case in enumerate(cases, start=1):
+        score: list[Tensor] = []
+        for start in range(0, len(case), TOGETHER):
+            some = case[start : start + TOGETHER]
+            logits = net(torch.stack([piece.image for piece in some]).to(wanted[0]))
+            if labels == "sampled":
+                truth = sample(logits, _uniform((len(some), *logits.shape[2:]), generator).to(logits))
+            else:
+                truth = torch.stack([piece.label for piece in some]).to(logits.device)
+                if log_lik is log_likelihood and not 0 <= int(truth.min()) <= int(truth.max()) < logits.shape[1]:
+                    raise DataError(
+                        f"case {count} expected labels from 0 to {logits.shape[1] - 1}, "
+                        f"got {int(truth.min())} to {int(truth.max())}"
+                    )
+            if any(piece.own for piece in some):
+                truth = _counted(truth.reshape(len(some), *logits.shape[2:]).long(), some)
+            # d log p(case) = sum over pieces of d log p(piece)
+            own = torch.autograd.grad(log_lik(logits, truth).sum(), wanted, materialize_grads=True)
+            score = list(torch._foreach_add(score, own)) if score else list(own)
         torch._foreach_addcmul_(squares, score, score)
         if progress:
             progress(count)
     return squares, count
 
 
+def _counted(truth: Tensor, pieces: list[Piece]) -> Tensor:
+    """(B, *S) labels, `ELSEWHERE` where a voxel is not the piece's own."""
+    elsewhere = torch.ones_like(truth, dtype=torch.bool)
+    for voxels, piece in zip(elsewhere, pieces, strict=True):
+        voxels[piece.own or ()] = False
+    return truth.masked_fill(elsewhere, ELSEWHERE)
+
+
 def _vmap(
     net: nn.Module,
     weights: Params,
-    cases: Iterator[Case],
+    cases: Iterator[list[Piece]],
     labels: Labels,
     generator: torch.Generator | None,
     log_lik: LogLikelihood,
@@ -215,11 +245,11 @@ def _vmap(
     squares = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in theta.values()]
     count = 0
     for batch in _batches(cases):
-        images = torch.stack([image.to(one) for image, _ in batch])
+        images = torch.stack([piece.image.to(one) for piece in batch])
         if labels == "sampled":  # the label's place is taken by the random numbers that will draw it
-            truths = torch.stack([_uniform((label.numel(),), generator).to(one) for _, label in batch])
+            truths = torch.stack([_uniform((piece.label.numel(),), generator).to(one) for piece in batch])
         else:
-            truths = torch.stack([label.to(one.device) for _, label in batch])
+            truths = torch.stack([piece.label.to(one.device) for piece in batch])
         for square, score in zip(squares, scores(theta, images, truths).values()):
             square += score.square().sum(0)
         count += len(batch)
@@ -228,11 +258,13 @@ def _vmap(
     return squares, count
 
 
-def _batches(cases: Iterator[Case]) -> Iterator[list[Case]]:
+def _batches(cases: Iterator[list[Piece]]) -> Iterator[list[Piece]]:
     """Neighbouring cases of one shape, at most `VMAP_CASES` together."""
-    batch: list[Case] = []
-    for case in cases:
-        if batch and (len(batch) == VMAP_CASES or case[0].shape != batch[0][0].shape):
+    batch: list[Piece] = []
+    for case, *others in cases:
+        if others:
+            raise DataError(f"vmap expected cases in one piece, got one in {1 + len(others)}: take the loop")
+        if batch and (len(batch) == VMAP_CASES or case.image.shape != batch[0].image.shape):
             yield batch
             batch = []
         batch.append(case)
@@ -246,11 +278,13 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tenso
     return torch.rand(shape, generator=generator, device=device)
 
 
-def _checked(cases: Iterable[Case]) -> Iterator[Case]:
-    for count, (image, label) in enumerate(cases, start=1):
-        if not torch.isfinite(image).all():
+def _checked(cases: Iterable[Case]) -> Iterator[list[Piece]]:
+    """Each case as a list of pieces, most often of one."""
+    for count, case in enumerate(cases, start=1):
+        pieces = case if isinstance(case, list) else [Piece(*case)]
+        if not all(torch.isfinite(piece.image).all() for piece in pieces):
             raise DataError(f"case {count} of the Fisher expected finite voxels, got NaN or infinity")
-        yield image, label
+        yield pieces
 
 
 @contextmanager

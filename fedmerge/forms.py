@@ -49,7 +49,11 @@ def _scores(value: Any) -> bool:  # noqa: ANN401
         return False
     return all(
         isinstance(case, dict)
-        and any(case.keys() == {"case", *form} and all(holds(case[k]) for k, holds in form.items()) for form in SCORED)
+        and any(
+            case.keys() - EXTRAS.keys() == {"case", *form} and all(holds(case[k]) for k, holds in form.items())
+            for form in SCORED
+        )
+        and all(EXTRAS[key](case[key]) for key in case.keys() & EXTRAS.keys())
         and _text(case["case"])
         and case["case"] != ""
         for case in value
@@ -58,6 +62,12 @@ def _scores(value: Any) -> bool:  # noqa: ANN401
 
 def _shares(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, dict) and all(_text(label) and _share(share) for label, share in value.items())
+
+
+def _amounts(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, dict) and all(
+        _text(label) and (amount is None or (_number(amount) and amount >= 0)) for label, amount in value.items()
+    )
 
 
 def _merges(value: Any) -> bool:  # noqa: ANN401
@@ -80,6 +90,7 @@ SCORED: tuple[dict[str, Callable[[Any], bool]], ...] = (  # what a scored case h
     {"truth": _text, "prediction": _text},
     {"f1": _shares, "accuracy": _share},
 )
+EXTRAS: dict[str, Callable[[Any], bool]] = {"hd95": _amounts, "lesion-dice": _shares}  # and what it may hold besides
 
 
 Form = tuple[str, Callable[[Any], bool]]
@@ -103,7 +114,7 @@ BY_NAME: dict[str, Form] = {
     **dict.fromkeys(("start", "adapted", "finetuned"), SCORES),
     **dict.fromkeys(
         ("labels", "channels", "sources", "admitted", "digests", "fusable", "norms", "heads", "other", "beyond",
-         "known"), TEXTS,
+         "known", "measures"), TEXTS,
     ),
 }  # fmt: skip
 

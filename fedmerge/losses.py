@@ -1,11 +1,13 @@
-"""The losses: mean Dice plus cross-entropy for label maps, cross-entropy alone for classes."""
+"""The losses: mean Dice plus cross-entropy for label maps, cross-entropy alone for classes; and at several levels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Logits = Tensor | Sequence[Tensor]  # of one level, or of several, the finest first
 
 
 def dice_ce() -> Loss:
@@ -28,3 +30,23 @@ def cross_entropy() -> Loss:
         (logits (B, K) float32, labels (B,) int64) -> scalar.
     """
     return F.cross_entropy
+
+
+def at_levels(loss: Loss, logits: Logits, labels: Tensor) -> Tensor:
+    """A loss of the logits in float32; of several levels their mean, each level with half the weight of the finer one.
+
+    Deep supervision as in nnU-Net (Isensee et al. 2021): coarser logits against labels of their own size, by nearest
+    neighbour.
+
+    Args:
+        loss: (logits (B, K, *S) float32, labels (B, 1, *S)) -> scalar.
+        logits: (B, K, *S), or several of these, each next one with S smaller.
+        labels: (B, 1, *S) of the finest level.
+    """
+    if isinstance(logits, Tensor):
+        return loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+    total = labels.new_zeros((), dtype=torch.float32)
+    for level, one in enumerate(logits):
+        seen = F.interpolate(labels.float(), size=one.shape[2:], mode="nearest").to(labels.dtype) if level else labels
+        total = total + at_levels(loss, one, seen) / 2**level
+    return total / sum(2.0**-level for level in range(len(logits)))

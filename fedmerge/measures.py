@@ -6,12 +6,14 @@ A scored case says by its keys which measure it belongs to, and so does a row of
     {"case": "cyst/07", "truth": "cyst", "prediction": "ring"}         F1
     {"case": "all", "f1": {"cyst": 0.7, "ring": 0.8}, "accuracy": 0.7}     F1, where single cases stay at home
 
+Beside Dice there may be what else a campaign measures (`EXTRAS`): `{"case": "sub-01", "dice": {...}, "hd95": {...}}`.
 Accuracy is a mean over cases; F1 belongs to a whole set.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fedmerge import evaluation
@@ -35,6 +37,7 @@ class Measure:
             right or wrong up to .5.
         enough: cases that tell two models apart: 12 know a mean Dice to .02, and 100 know a share to .05.
         forms: the keys of a scored case besides `case`; a set of the second form is one record.
+        extras: what may be measured besides, key -> name: a number for each label of a case, and one of a row.
         case: a case -> its own number from 0 to 1; None where it has none.
         labels: cases -> a number for each label.
         numbers: cases -> the row's numbers by key, all None without cases.
@@ -51,6 +54,12 @@ class Measure:
     case: Callable[[Scored], Number]
     labels: Callable[[Sequence[Scored]], dict[str, Number]]
     numbers: Callable[[Sequence[Scored]], dict[str, Number]]
+    extras: Mapping[str, str] = field(default_factory=dict)
+
+    def beside(self, records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+        """The further numbers that rows have beside the measure's own: key -> name."""
+        there = {key for record in records for key in record}
+        return {**self.more, **{key: name for key, name in self.extras.items() if key in there}}
 
     def value(self, cases: Sequence[Scored]) -> Number:
         """The measure's own number of a set."""
@@ -63,14 +72,15 @@ class Measure:
             Refused: names the sender, what was expected, and what came.
         """
         for case in cases:
-            keys = case.keys() - {"case"}
+            keys = case.keys() - {"case"} - self.extras.keys()
             if keys not in self.forms or (keys != self.forms[0] and len(cases) > 1):
                 raise Refused(f"{who}: expected cases scored by {self.name}, got {', '.join(sorted(case))[:80]}")
 
     def together(self, cases: Sequence[Scored]) -> dict[str, Any]:
         """One record for all cases, which tells of no single one."""
         numbers = {key: value for key, value in self.numbers(cases).items() if key in self.more}
-        return {"case": "all", self.key: self.labels(cases), **numbers}
+        extras = {key: _label_means(cases, key) for key in self.extras if any(key in case for case in cases)}
+        return {"case": "all", self.key: self.labels(cases), **numbers, **extras}
 
 
 def f1(truth: Sequence[str], prediction: Sequence[str]) -> dict[str, float]:
@@ -95,9 +105,19 @@ def mean(values: Iterable[Number]) -> Number:
     return sum(known) / len(known) if known else None
 
 
-def _dice_labels(cases: Sequence[Scored]) -> dict[str, Number]:
-    names = dict.fromkeys(label for case in cases for label in case["dice"])
-    return {name: mean(case["dice"].get(name) for case in cases) for name in names}
+def _label_means(cases: Sequence[Scored], key: str) -> dict[str, Number]:
+    """Of each label the mean over the cases."""
+    names = dict.fromkeys(label for case in cases for label in case.get(key, ()))
+    return {name: mean(case.get(key, {}).get(name) for case in cases) for name in names}
+
+
+def _volumes(cases: Sequence[Scored]) -> dict[str, Number]:
+    """Dice, and of what else was measured the mean over cases of each case's mean over labels."""
+    numbers: dict[str, Number] = {"dice": evaluation.mean_dice(case["dice"] for case in cases)}
+    for key in EXTRAS:
+        if own := [case[key] for case in cases if key in case]:
+            numbers[key] = mean(map(evaluation.case_mean, own))
+    return numbers
 
 
 def _correct(case: Scored) -> Number:
@@ -111,6 +131,8 @@ def _f1_labels(cases: Sequence[Scored]) -> dict[str, Number]:
     return dict(sorted(f1([case["truth"] for case in cases], [case["prediction"] for case in cases]).items()))
 
 
+EXTRAS = {"hd95": "HD95 (mm)", "lesion-dice": "lesion-wise Dice"}  # of `shapes`, as readers know them
+
 MEASURES = {
     measure.key: measure
     for measure in [
@@ -119,8 +141,9 @@ MEASURES = {
             "Dice of the target's test cases, on the original grid.", "Dice", 0.06, 12,
             (frozenset({"dice"}),),
             case=lambda case: evaluation.case_mean(case["dice"]),
-            labels=_dice_labels,
-            numbers=lambda cases: {"dice": evaluation.mean_dice(case["dice"] for case in cases)},
+            labels=partial(_label_means, key="dice"),
+            numbers=_volumes,
+            extras=EXTRAS,
         ),
         Measure(
             "f1", "F1", {"accuracy": "accuracy"},

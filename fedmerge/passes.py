@@ -10,10 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge import devices, dropout, losses, recompute
-from fedmerge.errors import NetError
+from fedmerge.errors import ConfigError, NetError
+from fedmerge.records import Settings
 
-Through = Callable[[nn.Module, Tensor, int], tuple[Tensor, Tensor | None]]
+Through = Callable[[nn.Module, Tensor, int], tuple[losses.Logits, Tensor | None]]
 log = logging.getLogger("fedmerge")
+
+
+def answer(settings: Settings, net: nn.Module, images: Tensor) -> losses.Logits:
+    """What the loss is taken of: the net's logits, with deep supervision those of all its levels."""
+    logits: losses.Logits = net.levels(images) if settings.deep else net(images)  # type: ignore[operator]  # a method
+    return logits
 
 
 class Pass:
@@ -30,6 +37,10 @@ class Pass:
         loss: (logits, labels) -> scalar.
         through: (net, images, step) -> (logits, a scalar to add to the loss or None); the net's own forward pass, and
             only then compiled, when missing.
+        deep: the net's own forward pass gives logits of several levels.
+
+    Raises:
+        ConfigError: deep supervision is asked of a net without levels.
     """
 
     def __init__(
@@ -41,11 +52,17 @@ class Pass:
         dtype: torch.dtype | None,
         loss: losses.Loss,
         through: Through | None,
+        deep: bool = False,
     ) -> None:
+        if deep and not hasattr(net, "levels"):
+            raise ConfigError(
+                f"deep supervision expected a net with logits of several levels, got {type(net).__name__}"
+            )
         self.net, self.device, self.seed = net, device, seed
         self._dtype, self._loss = dtype, loss
         self._through = through or self._plain
-        self._compiled = torch.compile(net) if devices.here().compile and through is None else net
+        self._forward: Callable[[Tensor], losses.Logits] = net.levels if deep else net  # type: ignore[assignment]
+        self._compiled = torch.compile(self._forward) if devices.here().compile and through is None else self._forward
         self._recompute = devices.here().recompute
         self._layers = dropout.active(net)
         self._generator = torch.Generator(device)
@@ -89,7 +106,7 @@ class Pass:
             with self._autocast():
                 forward = partial(self._through, self.net, x, step)
                 logits, more = recompute.sparingly(forward, draw) if self._recompute == "always" else forward()
-            loss = self._loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), y)
+            loss = losses.at_levels(self._loss, logits, y)
             if more is not None:
                 loss = loss + more
             loss.backward()  # type: ignore[no-untyped-call]
@@ -111,5 +128,5 @@ class Pass:
         if self._layers:
             self._generator.manual_seed(dropout.number(self.seed, step))
 
-    def _plain(self, net: nn.Module, x: Tensor, _step: int) -> tuple[Tensor, Tensor | None]:
-        return (net if self._recompute == "always" else self._compiled)(x), None
+    def _plain(self, _net: nn.Module, x: Tensor, _step: int) -> tuple[losses.Logits, Tensor | None]:
+        return (self._forward if self._recompute == "always" else self._compiled)(x), None

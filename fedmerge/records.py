@@ -1,9 +1,10 @@
 """What a training is asked to do, and what it tells of itself."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from fedmerge import schedules
+from fedmerge import augment, schedules
 from fedmerge.errors import ConfigError
 
 
@@ -15,6 +16,7 @@ class Settings:
         steps: optimiser steps, one batch each.
         lr: AdamW's learning rate.
         batch_size: for those who make the batches; the loop takes what `batches` gives.
+        augment: likewise: names of changes to the images (`augment.NAMES`).
         schedule: one of `schedules.SCHEDULES`, multiplied with every rate.
         final: the schedule's last factor.
         cycles: cycles of schedule `cyclical`.
@@ -25,6 +27,7 @@ class Settings:
         specific_lr: the rate of task-specific parameters in `rates`; None: `lr`.
         record_every: steps between records (an epoch, say); 0: one with each validation, or twenty in a run.
         ema: decay of an exponential average of the weights, which is validated and kept in their place; 0: none.
+        deep: whether the loss is also taken of the coarser logits of a net that has some (`losses.at_levels`).
     """
 
     steps: int
@@ -40,6 +43,8 @@ class Settings:
     specific_lr: float | None = None
     record_every: int = 0
     ema: float = 0.0
+    augment: tuple[str, ...] = ()
+    deep: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in schedules.SCHEDULES:
@@ -51,9 +56,16 @@ class Settings:
         for name in ("steps", "final", "weight_decay", "validate_every", "patience", "record_every", "ema"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} expected 0 or more, got {getattr(self, name)}")
-
+        for change in self.augment:
+            if change not in (augment.ALL, *augment.NAMES):
+                raise ConfigError(f"augment expected names of {', '.join(augment.NAMES)}, or all, got {change!r}")
         if self.ema >= 1:
             raise ConfigError(f"ema expected a decay below 1, got {self.ema}")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All settings for a name or a checkpoint; those that came later are left out where they say nothing."""
+        return {key: value for key, value in asdict(self).items() if value or key not in ("augment", "deep")}
 
     def rates(self, names: Iterable[str], specific: Iterable[str] = ()) -> dict[str, float]:
         """The learning rate of each name: `specific_lr` for those in `specific`, `lr` for the others."""

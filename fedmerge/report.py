@@ -45,6 +45,7 @@ def cells(line: Line, heading: Sequence[str]) -> list[str]:
     """A line as texts, one for each column of `heading`."""
     steps = sorted(set(line.target_steps))
     texts = {
+        **dict.fromkeys(heading, ""),
         "target": line.target,
         "cases": str(line.target_cases),
         "method": line.method,
@@ -101,7 +102,7 @@ def legend(results: Results) -> list[str]:
     measure = measures.of(results)
     return [
         f"{measure.sentence} {spread}",
-        *(f"The {name} is that of the last stage." for name in measure.more.values()),
+        *(f"The {name} is that of the last stage." for name in measure.beside(results["rows"]).values()),
         f"'to {REFERENCE}' is the method's last stage minus that of {REFERENCE}, run by run; p is Wilcoxon's "
         f"signed-rank test over the test cases ({measure.single}, each averaged over the runs), not corrected for "
         "the number of methods: it speaks of these trained models, not of another seed.",

@@ -33,6 +33,11 @@ def _or_null(kind: Kind) -> Kind:
     return f"{words} or null", lambda value: value is None or holds(value)
 
 
+def _each_label(kind: Kind) -> Kind:
+    words, holds = _or_null(kind)
+    return f"for each label {words}", lambda value: isinstance(value, dict) and all(map(holds, value.values()))
+
+
 def _one_of(*names: str) -> Kind:
     return "one of " + ", ".join(names), lambda value: value in names
 
@@ -79,6 +84,10 @@ CASE: dict[str, Kind] = {"case": TEXT}
 SCORED: dict[str, tuple[dict[str, Kind], ...]] = {  # what a case holds besides, by measure: one of these
     "dice": ({"dice": TABLE},),
     "f1": ({"truth": TEXT, "prediction": TEXT}, {"f1": TABLE, "accuracy": _or_null(SHARE)}),
+}
+EXTRAS: dict[str, tuple[Kind, Kind]] = {  # what may be measured besides: of a case by label, of a row
+    "hd95": (_each_label(AMOUNT), _or_null(AMOUNT)),
+    "lesion-dice": (_each_label(SHARE), _or_null(SHARE)),
 }
 RATIOS: dict[str, Kind] = {
     "method": TEXT,
@@ -215,7 +224,7 @@ def _check(place: str, record: object, form: Mapping[str, Kind]) -> None:
 def _check_row(
     place: str, row: Mapping[str, Any], numbers: Mapping[str, Kind], scored: Sequence[Mapping[str, Kind]]
 ) -> None:
-    _check(place, row, {**ROW, **numbers})
+    _check(place, row, {**ROW, **numbers, **{key: form for key, (_, form) in EXTRAS.items() if key in row}})
     if row["status"] == "failed" and row["error"] is None:
         raise DataError(f"{place}: a failed row says why in 'error', got null")
     if row["status"] == "ok" and row["error"] is not None:
@@ -223,6 +232,7 @@ def _check_row(
     for inner, case in _each(f"{place}.cases", row["cases"]):
         _check(inner, case, CASE)
         _check(inner, case, next((form for form in scored if form.keys() <= case.keys()), scored[0]))
+        _check(inner, case, {key: form for key, (form, _) in EXTRAS.items() if key in case})
         for key in scored[-1].keys() & case.keys():
             for label, value in case[key].items() if isinstance(case[key], Mapping) else ():
                 if value is not None and not _is_share(value):

@@ -34,7 +34,11 @@ CaseScore = dict[str, Any]  # {"case": id or pseudonym, "dice": {label: number o
 
 @dataclass(frozen=True)
 class Net:
-    """A net as one site builds it: settings of `fedmerge.nets`, channels in and out, patch in voxels."""
+    """A net as one site builds it: settings of `fedmerge.nets`, channels in and out, patch in voxels.
+
+    With `field = "whole"` its cases are whole volumes: `foreground` is the share of training patches around a labelled
+    voxel, `overlap` that of neighbouring windows when it answers (docs/patches.md).
+    """
 
     settings: dict[str, Any]
     in_channels: int
@@ -44,6 +48,9 @@ class Net:
     norms: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
+    field: str = "centre"
+    foreground: float = 0.33
+    overlap: float = 0.5
 
     @property
     def out_channels(self) -> int:
@@ -64,6 +71,7 @@ class Describe:
     patch: tuple[int, ...]
     threads: int
     precision: str = "auto"
+    field: str = "centre"
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,8 @@ class Row:
     `kept`: labels of the sites whose heads the last source of a chain kept. `finish`: the settings of how the
     fine-tuning ends (`share`, `rates`, `cycles`). With `folds`, the labelled cases are divided into so many parts: part
     `fold` stands for the test cases, and there are no validation cases. `fisher = "target"`: the target makes the
-    Fishers of what it mixes. With another `trust` than `"server"` the ratios stay at the target.
+    Fishers of what it mixes. With another `trust` than `"server"` the ratios stay at the target. Test cases are scored
+    by all `measures`, with the mean over mirrored images where `flips`.
     """
 
     key: str
@@ -207,6 +216,8 @@ class Row:
     fold: int = 0
     fisher: str = "sources"
     trust: str = "server"
+    measures: tuple[str, ...] = ("dice",)
+    flips: bool = False
 
 
 @dataclass(frozen=True)
@@ -277,7 +288,7 @@ class Finetuned:
 
 @dataclass(frozen=True)
 class Score:
-    """Score the full set of parameters in payload `weights` on the site's test cases."""
+    """Score the full set of parameters in payload `weights` on the site's test cases, as a `Row` has it."""
 
     net: Net
     channels: tuple[str, ...]
@@ -285,6 +296,8 @@ class Score:
     threads: int
     buffers: str = "refuse"
     precision: str = "auto"
+    measures: tuple[str, ...] = ("dice",)
+    flips: bool = False
 
 
 @dataclass(frozen=True)
@@ -295,6 +308,13 @@ class Scored:
 
 
 Record = TypeVar("Record")
+LATER: dict[str, Any] = {  # fields that came later: with these values they are left out, and old names of tasks stay
+    "field": "centre",
+    "foreground": 0.33,
+    "overlap": 0.5,
+    "measures": ("dice",),
+    "flips": False,
+}
 KINDS: dict[str, Any] = {
     "str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "tuple": (list, tuple), "Net": dict,
     "Row": dict, "Group": dict, "list": list,
@@ -303,7 +323,11 @@ KINDS: dict[str, Any] = {
 
 def to_table(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of the records above
     """The record as plain dictionaries and lists, as JSON has them."""
-    table: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record)))
+
+    def written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in pairs if name not in LATER or value != LATER[name]}
+
+    table: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record, dict_factory=written)))
     return table
 
 

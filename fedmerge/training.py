@@ -30,10 +30,10 @@ from fedmerge.averaging import Average
 from fedmerge.errors import ConfigError, NetError
 from fedmerge.loader import Ahead, Batches
 from fedmerge.params import Params
-from fedmerge.passes import Pass, Through
+from fedmerge.passes import Pass, Through, answer
 from fedmerge.records import History, Record, Settings
 
-__all__ = ["History", "Record", "Run", "Settings", "Through", "train"]
+__all__ = ["History", "Record", "Run", "Settings", "Through", "answer", "train"]
 
 
 def train(
@@ -87,7 +87,7 @@ class Run:
 
     Raises:
         NetError: a name is not the net's.
-        ConfigError: nothing is to be trained.
+        ConfigError: nothing is to be trained, or deep supervision is asked of a net without levels.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Run:
         self._optimiser = optimiser.adamw(self._own, rates, settings.weight_decay)
         self._pass = Pass(
             net, self.device, seed=seed, dtype=devices.precision(self.device, precision),
-            loss=losses.dice_ce() if loss is None else loss, through=through,
+            loss=losses.dice_ce() if loss is None else loss, through=through, deep=settings.deep,
         )  # fmt: skip
         self._validate = validate if settings.validate_every else None
         self._checkpoint, self._every, self._progress = checkpoint, checkpoint_every, progress
@@ -132,7 +132,7 @@ class Run:
         self._count, self._seconds, self._began = 0, 0.0, 0.0
         self._best: Params = {}
         self._score, self._best_step = -math.inf, 0
-        facts = {"settings": asdict(settings), "seed": seed, "rates": rates, "shapes": params.shapes(net)}
+        facts = {"settings": settings.facts, "seed": seed, "rates": rates, "shapes": params.shapes(net)}
         self._identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -8,6 +8,7 @@ from fedmerge.fusion import recipe
 from fedmerge.privacy import accountant, dpsgd
 from fedmerge.privacy.hello import MOST
 from fedmerge.privacy.transcript import LEAST
+from server.stages import Evaluate
 
 if TYPE_CHECKING:
     from server.plan import Plan
@@ -118,6 +119,30 @@ def _check_summed(method: fusion.Method) -> None:
         raise ConfigError(f"{method.name} takes heads or norms of a source's own, and {why}")
     if method.training not in ("plain", "parallel"):
         raise ConfigError(f"{method.name} trains its sources in another way than side by side from one start: {why}")
+
+
+def check_volumes(plan: "Plan", where: str) -> None:
+    """Refuse what is for volumes where images are answered by one class, and losses of levels that a net has not.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    phases = {"train": plan.train, "adapt": plan.adapt, "finetune": plan.finetune}
+    like = nets.on_meta(plan.net, in_channels=1, out_channels=2)
+    for name, stage in phases.items():
+        if stage.deep and not hasattr(like, "levels"):
+            raise ConfigError(
+                f"{where}: [{name}] deep expected a net with logits of several levels (isensee2017), "
+                f"got {plan.net['name']}"
+            )
+        if stage.augment and plan.task != "segmentation":
+            raise ConfigError(f"{where}: [{name}] augment is for volumes, and [campaign] task is '{plan.task}'")
+    if plan.task == "segmentation":
+        return
+    if plan.field != "centre":
+        raise ConfigError(f"{where}: [net] field = '{plan.field}' is for volumes, and [campaign] task is '{plan.task}'")
+    if plan.evaluate != Evaluate():
+        raise ConfigError(f"{where}: [evaluate] is for volumes, and [campaign] task is '{plan.task}'")
 
 
 def check_sources(plan: "Plan", place: str) -> None:

@@ -102,7 +102,10 @@ def _score(ground: Ground, site: str, line: Line, body: Callable[[], Params]) ->
     assert home is not None  # noqa: S101 - `conversations` asks for it first
     weights = {**home.open().weights, **body()}
     weights = {name: value for name, value in weights.items() if heads.KEPT not in name}
-    task = tasks.Score(net, ground.sites[site].channels, plan.name, plan.threads, plan.buffers, plan.precision)
+    task = tasks.Score(
+        net, ground.sites[site].channels, plan.name, plan.threads, plan.buffers, plan.precision,
+        plan.evaluate.measures, plan.evaluate.flips,
+    )  # fmt: skip
     table = {**tasks.to_table(task), "threads": 0, "campaign": ""}
     name = key(site=site, weights=params.digest(weights), data=ground.sites[site].data, **table)
     phase = ground.store.phase(name)

@@ -230,6 +230,9 @@ def divide(plan: Plan, sites: dict[str, tuple[int, tuple[str, ...]]]) -> dict[st
             norms=parts.norms,
             heads=parts.heads,
             other=parts.other,
+            field=plan.field,
+            foreground=plan.foreground,
+            overlap=plan.evaluate.overlap,
         )
     return divided
 

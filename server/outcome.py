@@ -41,6 +41,8 @@ def resolved(ground: Ground) -> dict[str, Any]:
     table["net"] = {
         **net,
         "patch": list(plan.patch),
+        "field": plan.field,
+        "foreground": plan.foreground,
         "specific": list(plan.specific),
         "fusable": list(plan.fusable),
     }
@@ -50,6 +52,7 @@ def resolved(ground: Ground) -> dict[str, Any]:
         values = {k: getattr(stage, k) for k in stage.__dataclass_fields__}
         values.pop("epochs" if stage.steps else "steps")
         table[name] = values
+    table["evaluate"] = asdict(plan.evaluate)
     return table
 
 

@@ -4,8 +4,9 @@ The tables `[site.data]`, `[site.policy]` and `[site.scanner]` belong to the sit
 refused in a deployment, where a coordinator's file holds no hospital's paths.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from fedmerge import answers, campaign, devices, fusion, nets, partition
 from fedmerge.errors import ConfigError, FedmergeError
 from fedmerge.measures import Measure
 from server import feasible, stages, values
-from server.stages import Adapt, Check, Finetune, Stage, Train
+from server.stages import Adapt, Check, Evaluate, Finetune, Stage, Train
 
-__all__ = ["CHOICES", "Adapt", "Finetune", "Member", "Plan", "Stage", "Train", "read"]
+__all__ = ["CHOICES", "FIELDS", "Adapt", "Evaluate", "Finetune", "Member", "Plan", "Stage", "Train", "read"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Plan:
     adapt: Adapt
     finetune: Finetune
     members: tuple[Member, ...]
+    evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
     task: str = "segmentation"
     method: str = "auto"
     methods: tuple[str, ...] = ()
@@ -59,7 +61,9 @@ class Plan:
     weights: Path | None = None
     specific: tuple[str, ...] = ()
     fusable: tuple[str, ...] = ()
-    raw: dict[str, Any] = field(default_factory=dict, compare=False)
+    field: str = "centre"
+    foreground: float = 0.33
+    raw: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -126,13 +130,16 @@ HEAD: dict[str, Check] = {
     "groups": values.groups,
     **{key: partial(values.choice, options=options) for key, options in CHOICES.items()},
 }
+FIELDS = ("centre", "whole")
 NET: dict[str, Check] = {
     "patch": values.sides,
+    "field": partial(values.choice, options=FIELDS),
+    "foreground": partial(values.number, most=1),
     "weights": values.text,
     "specific": values.texts,
     "fusable": values.texts,
 }
-TABLES = ("campaign", "net", "train", "adapt", "finetune", "site")
+TABLES = ("campaign", "net", "train", "adapt", "finetune", "evaluate", "site")
 OWN_TABLES = ("data", "policy", "scanner", "hardware")
 
 
@@ -161,6 +168,7 @@ def read(path: Path, *, base: Path | None = None, deployed: bool = False) -> Pla
         train=stages.read(Train, table, "train", where),
         adapt=stages.read(Adapt, table, "adapt", where),
         finetune=stages.read(Finetune, table, "finetune", where),
+        evaluate=stages.evaluation(table, where),
         members=tuple(_member(site, where, start, deployed) for site in table["site"]),
         raw=table,
     )
@@ -179,6 +187,7 @@ def _checked(plan: Plan, where: str) -> Plan:
     except ConfigError as error:
         raise ConfigError(f"{where}: [campaign] {error}") from None
     feasible.check_sources(plan, f"{where}: [train]")
+    feasible.check_volumes(plan, where)
     return plan
 
 
@@ -188,7 +197,7 @@ def _net(table: Mapping[str, Any], where: str, start: Path, task: str, *, reesti
     net = values.table(table, "net", place)
     own = {key: check(net.pop(key), f"{place} {key}") for key, check in NET.items() if key in net}
     if "patch" not in own:
-        raise ConfigError(f"{place} patch is missing: the size in voxels that every site crops to")
+        raise ConfigError(f"{place} patch is missing: the size in voxels of what the net sees at once")
     kind = answers.TASKS[task]
     try:
         other = answers.of(net)

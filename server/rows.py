@@ -86,6 +86,8 @@ def task_of(ground: Ground, place: Place, made: list[Made]) -> tasks.Row:
         fold=max(place.fold, 0),
         fisher="target" if plan.train.fisher == "target" and method.rule == "mode" else "sources",
         trust=plan.trust,
+        measures=plan.evaluate.measures,
+        flips=plan.evaluate.flips,
     )
     table = {**tasks.to_table(row), "threads": 0, "campaign": ""}
     table.pop("trust")  # who reads what changes nothing of what is computed

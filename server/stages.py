@@ -1,4 +1,4 @@
-"""How the phases train: `[train]`, `[adapt]` and `[finetune]` of a campaign file, as frozen records."""
+"""How the phases train and what models are scored by: four tables of a campaign file, as frozen records."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from fedmerge import schedules
+from fedmerge import augment, measures, schedules
 from fedmerge.errors import ConfigError
 from server import values
 
@@ -28,6 +28,8 @@ class Stage:
     validate_every: int = 0
     patience: int = 0
     specific_lr: float = 0.0
+    augment: tuple[str, ...] = ()
+    deep: bool = False
 
     def length(self, cases: int) -> int:
         """Steps of this phase on so many cases."""
@@ -39,6 +41,9 @@ class Stage:
         table["steps"] = self.length(cases) if steps is None else steps
         table["clip_norm"] = self.clip_norm or None
         table["specific_lr"] = self.specific_lr or None
+        for later in ("augment", "deep"):  # a task without them keeps the name that it had before there were any
+            if not table[later]:
+                del table[later]
         return table
 
 
@@ -113,10 +118,39 @@ class Finetune(Stage):
     soup_cycles: int = 4
 
 
+@dataclass(frozen=True)
+class Evaluate:
+    """`[evaluate]`: what test cases are scored by, and how models are asked.
+
+    `overlap` is the share that neighbouring windows over a whole volume have in common. With `flips` test cases are
+    answered by the mean over all mirrored images.
+    """
+
+    measures: tuple[str, ...] = ("dice",)
+    overlap: float = 0.5
+    flips: bool = False
+
+
 S = TypeVar("S", bound=Stage)
 Check = Callable[[Any, str], Any]
 
-KINDS: dict[Any, Check] = {int: values.whole, float: values.number, str: values.text, tuple[float, ...]: values.numbers}
+
+def _changes(value: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401 - whatever TOML can hold
+    """Names of augmentations."""
+    found = values.texts(value, where)
+    for name in found:
+        values.choice(name, where, options=(augment.ALL, *augment.NAMES))
+    return found
+
+
+KINDS: dict[Any, Check] = {
+    int: values.whole,
+    float: values.number,
+    str: values.text,
+    bool: values.truth,
+    tuple[float, ...]: values.numbers,
+    tuple[str, ...]: _changes,
+}
 NARROWER: dict[str, Check] = {
     "lr": partial(values.number, positive=True),
     "batch_size": partial(values.whole, least=1),
@@ -134,6 +168,35 @@ NARROWER: dict[str, Check] = {
     "ema": partial(values.number, most=1),
     "soup_cycles": partial(values.whole, least=1),
 }
+
+
+def _measures(value: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401 - whatever TOML can hold
+    """Dice, and what else is measured."""
+    found = values.texts(value, where)
+    for name in found:
+        values.choice(name, where, options=("dice", *measures.EXTRAS))
+    if "dice" not in found:
+        raise ConfigError(f"{where} expected 'dice' among them, by which models are chosen, got {value!r}")
+    return ("dice", *(name for name in measures.EXTRAS if name in found))
+
+
+SCORING: dict[str, Check] = {
+    "measures": _measures,
+    "overlap": partial(values.number, most=0.9),
+    "flips": values.truth,
+}
+
+
+def evaluation(table: Mapping[str, Any], where: str) -> Evaluate:
+    """`[evaluate]` of a campaign file.
+
+    Raises:
+        ConfigError: a key is unknown or impossible.
+    """
+    place = f"{where}: [evaluate]"
+    given = values.table(table, "evaluate", place)
+    values.only(given, place, SCORING)
+    return Evaluate(**{key: SCORING[key](value, f"{place} {key}") for key, value in given.items()})
 
 
 def read(kind: type[S], table: Mapping[str, Any], name: str, where: str) -> S:

@@ -118,7 +118,7 @@ class FedMerge(Strategy):
 
     def _roll_call(self, exchange: Exchange) -> Ground:
         plan = self.plan
-        describe = tasks.to_table(tasks.Describe(plan.name, plan.patch, plan.threads, plan.precision))
+        describe = tasks.to_table(tasks.Describe(plan.name, plan.patch, plan.threads, plan.precision, plan.field))
         dispensable = plan.sources if plan.absent == "without" else ()
         told, absent = exchange.roll_call(plan.residents, describe, self.patience_s, dispensable)
         ground = lay(plan, self.store, told, absent, self.witness, self.roster)

@@ -37,6 +37,13 @@ def number(
     return float(value)
 
 
+def truth(value: Any, where: str) -> bool:  # noqa: ANN401 - as above
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where} expected true or false, got {value!r}")
+    return value
+
+
 def text(value: Any, where: str) -> str:  # noqa: ANN401 - as above
     """A text with something in it."""
     if not isinstance(value, str) or not value.strip():

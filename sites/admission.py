@@ -44,7 +44,8 @@ def admit(site: Site, task: dict[str, Any]) -> dict[str, Any]:
         found: float | None = known[name]
         return found
 
-    cases = len(parts(site, row.net.patch, seed=row.seed, target_cases=row.target_cases)["validate"])
+    own = parts(site, row.net.patch, field=row.net.field, seed=row.seed, target_cases=row.target_cases)
+    cases = len(own["validate"])
     if not cases:
         raise Declined(f"{site.name}: {row.label} admits sources by validation cases, and there are none")
     found = leaving.admitted(row.sources, score, leaving.margin(row.net.task.measure.varies, cases))

@@ -168,7 +168,7 @@ class Audit:
         net, some = self._built(seed), [case for patient in patients for case in patient]
         training.train(
             net,
-            cases.batches(some, settings.batch_size, seed),
+            cases.batches(some, settings.batch_size, seed, changes=settings.augment),
             settings,
             seed=seed,
             precision=self.recipe.precision,

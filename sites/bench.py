@@ -11,7 +11,7 @@ from fedmerge.errors import NetError
 from fedmerge.fusion import mixing, recipe
 from fedmerge.fusion.mixing import Mix
 from fedmerge.params import Params
-from sites import cases, importance, predict, steps, vouched
+from sites import cases, importance, patches, predict, steps, vouched
 from sites.config import Site
 from sites.inbound import Declined
 from sites.parts import received
@@ -37,11 +37,11 @@ class Bench:
         self.site, self.row = site, row
         self.method = fusion.Method(**row.method)
         self.folder = site.work / "rows" / row.key
-        own = parts(site, row.net.patch, seed=row.seed, target_cases=row.target_cases)
+        own = parts(site, row.net.patch, field=row.net.field, seed=row.seed, target_cases=row.target_cases)
         if row.folds:
             own = cases.fold([*own["train"], *own["validate"]], row.fold, row.folds)
         self.train, self.test = own["train"], own["test"]
-        self.validate = validator(site, own["validate"], row.net.task.measure, row.precision)
+        self.validate = validator(site, own["validate"], row.net, row.precision)
         self.net = build(row.net, row.net_seed)
         partition.check_buffers(self.net, reestimate=row.buffers == "re-estimate")
         self.mix: Mix | None = None
@@ -120,14 +120,23 @@ class Bench:
     def settle(self) -> None:
         """Statistics of batch norms, where the campaign re-estimates them: anew for the weights as they are now."""
         if self.row.buffers == "re-estimate":
-            partition.reestimate(self.net, [case.image[None] for case in self.train])
+            partition.reestimate(self.net, patches.images(self.train))
 
     def score(self, keep_in: str = "") -> list[tasks.CaseScore]:
         """The score of each test case; predictions stay in the site's folder."""
         folder = self.site.work / "predictions" / self.row.label if keep_in else None
         if folder is not None and self.row.net.task.background:
             labelfiles.write(folder.parent, self.row.net.labels)
-        return predict.score(self.net, self.test, self.row.net.labels, precision=self.row.precision, keep=folder)
+        return predict.score(
+            self.net,
+            self.test,
+            self.row.net.labels,
+            measures=self.row.measures,
+            overlap=self.row.net.overlap,
+            flips=self.row.flips,
+            precision=self.row.precision,
+            keep=folder,
+        )
 
     def point(self, step: int) -> tasks.Curve:
         """The learning curve's point at a step; none where the target holds no validation cases."""
@@ -138,9 +147,15 @@ class Bench:
         own = {*self.row.net.norms, *self.row.net.heads, *self.row.net.other}
         return settings.rates([name for name, _ in self.net.named_parameters()], own)
 
-    def batches(self, size: int, offset: int = 0) -> Callable[[int], tuple[Tensor, Tensor]]:
+    def batches(self, settings: training.Settings, offset: int = 0) -> Callable[[int], tuple[Tensor, Tensor]]:
         """The row's batches; fine-tuning goes on in the stream where adaptation stopped."""
-        stream = cases.batches(self.train, size, self.row.seed)
+        stream = cases.batches(
+            self.train,
+            settings.batch_size,
+            self.row.seed,
+            foreground=self.row.net.foreground,
+            changes=settings.augment,
+        )
         return lambda step: stream(step + offset)
 
 
@@ -159,6 +174,8 @@ def card(bench: Bench) -> dict[str, Any]:
         "labels": list(row.net.labels),
         "channels": list(data.modalities),
         "patch": list(row.net.patch),
+        "field": row.net.field,
+        "overlap": row.net.overlap,
         "spacing_mm": list(data.spacing_mm) if data.spacing_mm else None,
         "preparation": steps.table(steps.of(data)),
         "method": bench.method.name,

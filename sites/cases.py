@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedmerge.errors import ConfigError, DataError
+from sites import patches
 from sites.draws import generator, stable_seed
 from sites.folders import Found, find, modalities, scan
 from sites.loading import Case, Loaded, load
@@ -165,15 +166,25 @@ def fold(labelled: Sequence[Loaded], number: int, folds: int) -> dict[str, list[
     return {"train": [case for k, case in enumerate(dealt) if k % folds != number], "validate": [], "test": held}
 
 
-def batches(cases: Sequence[Loaded], batch_size: int, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+def batches(
+    cases: Sequence[Loaded],
+    batch_size: int,
+    seed: int,
+    *,
+    foreground: float = patches.FOREGROUND,
+    changes: Collection[str] = (),
+) -> Callable[[int], tuple[Tensor, Tensor]]:
     """Batches as a pure function of the step: each epoch deals all cases in an order of its own.
 
-    The last batch of an epoch is filled up from the epoch's beginning.
+    The last batch of an epoch is filled up from the epoch's beginning. Of a case that the net does not see at once
+    there is one patch (`patches.see`), drawn anew in each step.
 
     Args:
         cases: at least one, all of one patch size.
         batch_size: cases a batch.
-        seed: of the orders.
+        seed: of the orders, and of the patches.
+        foreground: share of the patches around a labelled voxel.
+        changes: what is changed at random of the images, as `patches.see` has it.
 
     Returns:
         step -> image (B, C, *patch) float32, label (B, 1, *patch) int64; of pictures (B,).
@@ -193,7 +204,11 @@ def batches(cases: Sequence[Loaded], batch_size: int, seed: int) -> Callable[[in
     def batch(step: int) -> tuple[Tensor, Tensor]:
         epoch, k = divmod(step, per_epoch)
         chosen = [cases[i] for i in order(epoch)[k * batch_size : (k + 1) * batch_size]]
-        return torch.stack([case.image for case in chosen]), torch.stack([case.label for case in chosen])
+        seen = [
+            patches.see(case, generator("patch", seed, step, place), foreground=foreground, changes=changes)
+            for place, case in enumerate(chosen)
+        ]
+        return torch.stack([image for image, _ in seen]), torch.stack([label for _, label in seen])
 
     return batch
 

@@ -35,7 +35,7 @@ def check(home: Home, asked: Asked | None = None, *, now: Callable[[], float] = 
     users, more = named(home)
     if site:
         lines += _tried("hardware", lambda: findings.hardware(site))
-        lines += _tried("data", lambda: findings.data(site, asked.patch if asked else None))
+        lines += _tried("data", lambda: findings.data(site, *((asked.patch, asked.field) if asked else (None,))))
     network, roster = consortium(home, site, now)
     if site:
         lines += findings.agreed(site, _names(roster))

@@ -15,11 +15,11 @@ SLOW_S = 600.0
 """N4 that takes longer than this, for all cases together, is worth a word about keeping its results."""
 
 
-def explain(site: Site, patch: Sequence[int] | None) -> list[str]:
+def explain(site: Site, patch: Sequence[int] | None, field: str = "centre") -> list[str]:
     """The steps and the geometry, a sentence each; none where the cases cannot be read, which the preflight tells."""
     try:
         chosen = cases.select(cases.scan(site.data)[0], site.data.cases)
-        return [*steps(site, chosen), geometry(site, chosen, patch)] if chosen else []
+        return [*steps(site, chosen), geometry(site, chosen, patch, field)] if chosen else []
     except (FedmergeError, *volumes.NOT_NIFTI, OSError, EOFError, zlib.error):
         return []
 
@@ -32,9 +32,9 @@ def steps(site: Site, chosen: Sequence[cases.Found]) -> list[str]:
     return sentences(site.data, cases.modalities(site.data), [math.prod(shape) for shape in shapes])
 
 
-def geometry(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None) -> str:
+def geometry(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None, field: str = "centre") -> str:
     """The sizes of the images, and what of them the net sees."""
-    return GEOMETRIES.get(site.data.layout, _volumes)(site, chosen, patch)
+    return GEOMETRIES.get(site.data.layout, _volumes)(site, chosen, patch, field)
 
 
 def sentences(data: Data, modalities: Sequence[str], voxels: Sequence[int]) -> list[str]:
@@ -101,7 +101,7 @@ def _duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _volumes(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None) -> str:
+def _volumes(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None, field: str) -> str:
     """Voxel sizes of the images, and what of them the net sees."""
     spacings = np.array([nib.load(one.images[0]).header.get_zooms()[:3] for one in chosen])  # type: ignore[attr-defined]
     least, most = (np.round(edge(spacings, axis=0), 2) for edge in (np.min, np.max))
@@ -110,6 +110,8 @@ def _volumes(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | N
         words.append(f"resampled to {_mm(site.data.spacing_mm)}")
     if patch is None:
         words.append("the net's patch is known with --campaign")
+    elif field == "whole":
+        words.append(f"the net sees whole volumes, {' x '.join(map(str, patch))} voxels at once")
     elif site.data.spacing_mm:
         size = [p * s for p, s in zip(patch, site.data.spacing_mm)]
         words.append(f"the net sees {_mm(size)} around the centre")
@@ -118,7 +120,7 @@ def _volumes(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | N
     return "; ".join(words)
 
 
-def _pixels(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None) -> str:
+def _pixels(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | None, field: str) -> str:
     """Sizes of the pictures, and what the net sees of them."""
     sizes = np.array([pictures.read(one.images[0], 1).shape[1:] for one in chosen])
     least, most = (" x ".join(map(str, edge(sizes, axis=0))) for edge in (np.min, np.max))
@@ -128,7 +130,7 @@ def _pixels(site: Site, chosen: Sequence[cases.Found], patch: Sequence[int] | No
     return f"pictures of {least} pixels; {seen}" if least == most else f"pictures of {least} to {most} pixels; {seen}"
 
 
-Geometry = Callable[[Site, Sequence[cases.Found], Sequence[int] | None], str]
+Geometry = Callable[[Site, Sequence[cases.Found], Sequence[int] | None, str], str]
 GEOMETRIES: dict[str, Geometry] = {"classes": _pixels}
 
 

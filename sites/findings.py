@@ -35,6 +35,7 @@ class Asked:
         roles: site -> role.
         labels: site -> label names, of the sites whose labels the file tells.
         load: what it asks of the disk.
+        field: whether the net reads the patch in each volume's middle, or the whole volume patch by patch.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Asked:
     roles: Mapping[str, str]
     labels: Mapping[str, tuple[str, ...]]
     load: room.Load
+    field: str = "centre"
 
 
 REMEDIES = (
@@ -86,15 +88,16 @@ def hardware(site: Site) -> list[Line]:
         return [Line("hardware", "error", str(error), "edit `device` of [hardware] in site.toml")]
 
 
-def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
+def data(site: Site, patch: Sequence[int] | None, field: str = "centre") -> list[Line]:
     """What the preflight finds in the site's files, and the geometry of its images.
 
     Args:
         site: every file of its cases is read.
         patch: (X, Y, Z) of the net's input; None where no campaign is known yet.
+        field: of the campaign.
     """
     seen = Tally()
-    found = preflight.check(site, patch, seen)
+    found = preflight.check(site, patch, seen, field=field)
     told = [
         Line("geometry" if GEOMETRY.search(f.sentence) else "data", f.severity, f.sentence, remedy(f.sentence))
         for f in found
@@ -115,7 +118,7 @@ def data(site: Site, patch: Sequence[int] | None) -> list[Line]:
     if chosen and not any(line.result == "error" for line in told):
         if steps := explaining.steps(site, chosen):
             told.append(Line("preparation", "ok", "; ".join(steps)))
-        told.append(Line("geometry", "ok", explaining.geometry(site, chosen, patch)))
+        told.append(Line("geometry", "ok", explaining.geometry(site, chosen, patch, field)))
     return told
 
 

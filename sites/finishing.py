@@ -53,7 +53,7 @@ def finetune(bench: Bench, folder: Path, offset: int) -> tuple[tasks.Curve, int,
 def _run(bench: Bench, checkpoint: Path, offset: int, settings: training.Settings, done: int) -> training.History:
     """One fine-tuning; the net is left with the best weights of its validations."""
     return training.train(
-        bench.net, bench.batches(settings.batch_size, offset), settings,
+        bench.net, bench.batches(settings, offset), settings,
         **_options(bench, checkpoint, offset, settings, done),
     )  # fmt: skip
 
@@ -128,7 +128,7 @@ def _group(
     lowest = schedules.FGG.low / schedules.FGG.high
     settings = replace(settings, schedule="fgg", cycles=cycles, final=lowest, patience=0)
     run = training.Run(
-        bench.net, bench.batches(settings.batch_size, offset), settings,
+        bench.net, bench.batches(settings, offset), settings,
         **_options(bench, checkpoint, offset, settings, done),
     )  # fmt: skip
     if checkpoint.exists():

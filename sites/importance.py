@@ -13,7 +13,7 @@ import torch
 from fedmerge import devices, fisher, nets, params, partition, tasks
 from fedmerge.contribution import Contribution
 from fedmerge.params import Params
-from sites import inbound
+from sites import inbound, patches
 from sites.inbound import Declined
 from sites.loading import Loaded
 from sites.progress import report
@@ -47,10 +47,10 @@ def fisher_of(site: Site, row: tasks.Row, model: Contribution, train: Sequence[L
     params.load(net, {name: model.weights[name] for name in params.shapes(net)})
     devices.place(net, devices.resolve())
     if row.buffers == "re-estimate":
-        partition.reestimate(net, [case.image[None] for case in train])
+        partition.reestimate(net, patches.images(train))
     return fisher.diagonal(
         net,
-        [(case.image, case.label) for case in train],
+        [patches.pieces(case) for case in train],
         [*row.net.fusable, *row.net.norms],
         generator=torch.Generator().manual_seed(seed_of(row, model)),
         progress=lambda done: report(site.name, f"Fisher of {model.site}", done, len(train)),

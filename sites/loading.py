@@ -1,8 +1,9 @@
-"""Loading a case: read, checked, seen by the scanner, prepared, cropped, and kept in memory and on the site's disk."""
+"""Loading a case: read, checked, seen by the scanner, prepared, cropped or whole, kept in memory and on disk."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedmerge import evaluation
+from fedmerge import evaluation, shapes
 from fedmerge.errors import ConfigError
 from fedmerge.tasks import CaseScore
 from sites import foreground, intensities, labels, packing, pictures, preprocess, regrid, scanner, steps, volumes
@@ -34,8 +35,8 @@ class Case:
 
     Attributes:
         id: the case's name at the site.
-        image: (C, *patch) float32, each channel normalised.
-        label: (1, *patch) int64, 0..K.
+        image: (C, *patch) float32, each channel normalised; of a whole volume (C, *S), no side below the patch's.
+        label: (1, *patch) int64, 0..K; of a whole volume (1, *S) uint8.
         truth: (X, Y, Z) uint8, 0..K, on the file's own voxels in canonical order.
         grid: how the patch lies to the volume, or to its box.
         frame: how the file lay, for writing label maps beside it.
@@ -43,6 +44,7 @@ class Case:
         regions: what scores are taken of, name -> values of `truth`; the labels, where there are none.
         box: the part of the volume that the patch lies in the middle of; None: the whole.
         regridded: how many files lay on other voxels than the first image.
+        patch: what the net sees at once; empty: all of the image.
     """
 
     id: str
@@ -55,19 +57,36 @@ class Case:
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     box: Box | None = None
     regridded: int = 0
+    patch: tuple[int, ...] = ()
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """(X, Y, Z) of what the net sees at once."""
+        return self.patch or tuple(self.image.shape[1:])
+
+    @cached_property
+    def voxels(self) -> tuple[npt.NDArray[np.int32], ...]:
+        """Where each label is that the case shows: places in the flattened label map."""
+        flat = self.label.numpy().ravel()
+        shown = np.flatnonzero(flat).astype(np.int32)
+        values = flat[shown]
+        return tuple(shown[values == k] for k in np.unique(values))
 
     @property
     def nbytes(self) -> int:
         """Memory that it takes."""
         return self.image.nbytes + self.label.nbytes + self.truth.nbytes
 
-    def score(self, probabilities: Tensor, labels: Sequence[str], keep: Path | None) -> CaseScore:
-        """Dice of labels or regions on the original voxels.
+    def score(
+        self, probabilities: Tensor, labels: Sequence[str], keep: Path | None, measures: Sequence[str] = ("dice",)
+    ) -> CaseScore:
+        """Dice of labels or regions on the original voxels, and what else is measured there.
 
         Args:
             probabilities: (K + 1, *patch) of the net.
             labels: the names of 1..K.
             keep: a folder for the label map, as ID.nii.gz on the file's own grid and affine.
+            measures: "dice", and of `shapes.SHAPES`.
         """
         found = preprocess.restore(probabilities, self.grid)
         if self.box is not None:
@@ -76,7 +95,8 @@ class Case:
             keep.mkdir(parents=True, exist_ok=True)
             volumes.write_like(found, self.frame, keep / f"{self.id}.nii.gz")
         values = self.regions or {name: (k,) for k, name in enumerate(labels, start=1)}
-        return {"case": self.id, "dice": evaluation.dice(found, self.truth, values)}
+        more = shapes.measure(found, self.truth, values, self.grid.spacing_mm, measures)
+        return {"case": self.id, "dice": evaluation.dice(found, self.truth, values), **more}
 
 
 Loaded = Case | Picture
@@ -87,6 +107,7 @@ def load(
     found: Sequence[Found],
     *,
     patch: Sequence[int],
+    field: str = "centre",
     progress: Callable[[int], None] | None = None,
 ) -> list[Loaded]:
     """Reads, checks, prepares and crops; what was loaded before is not read again.
@@ -98,6 +119,7 @@ def load(
         site: whose labels, spacing, steps and scanner hold.
         found: the cases to load.
         patch: (X, Y, Z) of the net's input; of pictures (rows, columns).
+        field: `"centre"`: the patch in each volume's middle; `"whole"`: the volume, from which patches are drawn.
         progress: told how many are done; without it, the log `fedmerge.progress` is.
 
     Returns:
@@ -105,13 +127,15 @@ def load(
 
     Raises:
         DataError: a file cannot be used; the sentence names site and file.
-        ConfigError: the patch is not of three whole numbers, or for pictures of two.
+        ConfigError: the patch is not of three whole numbers, or for pictures of two; or the field is unknown.
     """
     check_patch(site, patch)
-    size, names = tuple(map(int, patch)), modalities(site.data)
+    if field not in (("centre", "whole") if site.data.layout not in READERS else ("centre",)):
+        raise ConfigError(f"{site.name}: 'field' of volumes expected centre or whole, of pictures centre, got {field}")
+    work = partial(_one, site, patch=tuple(map(int, patch)), field=field, names=modalities(site.data))
     cases: list[Loaded] = []
     regridded = 0
-    for done, (case, new) in enumerate(in_order(lambda one: _one(site, one, size, names), found, site.data.workers), 1):
+    for done, (case, new) in enumerate(in_order(work, found, site.data.workers), 1):
         cases.append(case)
         regridded += new and isinstance(case, Case) and bool(case.regridded)
         if progress is not None:
@@ -123,19 +147,21 @@ def load(
     return cases
 
 
-def _one(site: Site, found: Found, patch: tuple[int, ...], names: tuple[str, ...]) -> tuple[Loaded, bool]:
+def _one(
+    site: Site, found: Found, *, patch: tuple[int, ...], field: str, names: tuple[str, ...]
+) -> tuple[Loaded, bool]:
     """A case from memory, from the site's disk, or from its files; and whether it was not in memory."""
-    key = _key(site, found, patch, names)
+    key = (*_key(site, found, patch, names), field)
     if (there := _MEMORY.get(key)) is not None:
         return there, False
-    prepare = READERS.get(site.data.layout, VOLUMES)[2]
+    make = READERS.get(site.data.layout, VOLUMES)[2]
     disk = Disk(site.work / "prepared", int(site.data.cache_gb * 1e9))
     kept = disk.get(key)
     case: Loaded
     if kept:
         case = Case(id=found.id, regions=_values(site.data), **packing.unpacked(*kept))
     else:
-        case = prepare(site, found, patch)
+        case = prepare(site, found, patch, whole=True) if field == "whole" else make(site, found, patch)
         if isinstance(case, Case):
             disk.put(key, *packing.packed(case))
     _MEMORY.put(key, case)
@@ -153,7 +179,7 @@ def check_patch(site: Site, patch: Sequence[int]) -> None:
         raise ConfigError(f"{site.name}: 'patch' expected {words}, got {list(patch)}")
 
 
-def prepare(site: Site, found: Found, patch: tuple[int, ...]) -> Case:
+def prepare(site: Site, found: Found, patch: tuple[int, ...], *, whole: bool = False) -> Case:
     """One case from its files; see `load`."""
     data, names = site.data, modalities(site.data)
     images, regridded = regrid.read(found.images, len(names), data.grids, site.name)
@@ -161,22 +187,23 @@ def prepare(site: Site, found: Found, patch: tuple[int, ...]) -> Case:
     truth, moved = read_truth(found, first, data, site.name)
     seen = [shifted(image, site, found.id, c) for c, image in enumerate(images)]
     normal, box = intensities.apply(seen, names, steps.of(data), first.spacing_mm, site.name)
-    grid = grid_of(replace(first, data=normal[0]), data, patch)
+    grid = grid_of(replace(first, data=normal[0]), data, patch, whole=whole)
     label = preprocess.crop_labels(box.cut(truth), grid, len(data.labels))
     if found.lent is not None:
-        label = _lent(found.lent, data, patch, len(names), site.name)
+        label = _lent(found.lent, data, grid.patch, len(names), site.name)
     if data.control == "shuffled-labels":
         label = generator("shuffled labels", site.name, found.id).permuted(label.ravel()).reshape(label.shape)
     return Case(
         id=found.id,
         image=torch.from_numpy(preprocess.crop(np.stack(normal), grid)),
-        label=torch.from_numpy(label.astype(np.int64))[None],
+        label=torch.from_numpy(label if whole else label.astype(np.int64))[None],
         truth=truth,
         grid=grid,
         frame=first.frame,
         regions=_values(data),
         box=box,
         regridded=regridded + moved,
+        patch=patch,
     )
 
 
@@ -187,7 +214,7 @@ def _values(data: Data) -> dict[str, tuple[int, ...]]:
 
 
 def _lent(found: Found, data: Data, patch: tuple[int, ...], channels: int, who: str) -> npt.NDArray[np.uint8]:
-    """Another case's labels in the patch around its own centre."""
+    """Another case's labels in a box of this size around its own centre."""
     images, _ = regrid.read(found.images, channels, data.grids, who)
     truth, _ = read_truth(found, images[0], data, who)
     box = foreground.box([image.data for image in images], data.crop)
@@ -209,11 +236,12 @@ def read_truth(found: Found, image: Volume, data: Data, who: str = "") -> tuple[
     return known, label is not own
 
 
-def grid_of(image: Volume, data: Data, patch: Sequence[int]) -> Grid:
-    """The image's grid with the patch in its middle, at the site's spacing or at the image's own."""
+def grid_of(image: Volume, data: Data, patch: Sequence[int], *, whole: bool = False) -> Grid:
+    """The image's grid with the patch in its middle, or all of it, at the site's spacing or at the image's own."""
     x, y, z = image.data.shape
     a, b, c = patch
-    return Grid((x, y, z), image.spacing_mm, (a, b, c), data.spacing_mm or image.spacing_mm)
+    grid = Grid((x, y, z), image.spacing_mm, (a, b, c), data.spacing_mm or image.spacing_mm)
+    return grid.whole() if whole else grid
 
 
 def shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[np.float32]:

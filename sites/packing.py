@@ -28,6 +28,8 @@ def packed(case: "Case") -> tuple[Arrays, dict[str, Any]]:
         "orientation": frame.orientation.tolist(),
         "codes": frame.codes,
         "regridded": case.regridded,
+        "patch": case.patch,
+        "label": str(case.label.dtype).removeprefix("torch."),
     }
     return arrays, facts
 
@@ -37,10 +39,11 @@ def unpacked(arrays: Arrays, facts: Mapping[str, Any]) -> dict[str, Any]:
     lay = (tuple(facts["shape"]), np.array(facts["affine"]), np.array(facts["orientation"]), tuple(facts["codes"]))
     return {
         "image": torch.from_numpy(arrays["image"]),
-        "label": torch.from_numpy(arrays["label"].astype(np.int64)),
+        "label": torch.from_numpy(arrays["label"].astype(facts["label"])),
         "truth": arrays["truth"],
         "box": Box(**{key: tuple(value) for key, value in facts["box"].items()}) if facts["box"] else None,
         "grid": Grid(**{key: tuple(value) for key, value in facts["grid"].items()}),
         "frame": Frame(*lay),
         "regridded": facts["regridded"],
+        "patch": tuple(facts["patch"]),
     }

@@ -45,13 +45,21 @@ class Picture:
         """Memory that it takes."""
         return self.image.nbytes + self.label.nbytes
 
-    def score(self, probabilities: Tensor, labels: Sequence[str], keep: Path | None) -> CaseScore:
+    @property
+    def window(self) -> tuple[int, ...]:
+        """(rows, columns): the net sees all of it at once."""
+        return tuple(self.image.shape[1:])
+
+    def score(
+        self, probabilities: Tensor, labels: Sequence[str], keep: Path | None, measures: Sequence[str] = ()
+    ) -> CaseScore:
         """The class that the net takes it for, beside its own.
 
         Args:
             probabilities: (K,) of the net.
             labels: the names of the classes.
             keep: a folder for the answer, as ID.json with the probability of each class.
+            measures: of volumes; a picture is right or wrong.
         """
         if keep is not None:
             write(probabilities, labels, keep / f"{self.id}.json")

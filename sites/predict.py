@@ -1,7 +1,11 @@
-"""A net at work: label maps on the hospital's own grid, classes of pictures, and their scores."""
+"""A net at work: label maps on the hospital's own grid, classes of pictures, and their scores.
+
+A volume that is larger than the net's patch is answered window by window (`sites.windows`).
+"""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,40 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedmerge import devices
 from fedmerge.errors import ConfigError, DataError
-from sites import intensities, pictures, preprocess, regrid, steps, volumes
+from sites import intensities, patches, pictures, preprocess, regrid, steps, volumes, windows
 from sites.cases import Loaded
 from sites.preprocess import Grid
+from sites.windows import segment
 
 log = logging.getLogger("fedmerge.site")
-
-
-def segment(net: nn.Module, images: Tensor, device: str | torch.device = "auto", precision: str = "auto") -> Tensor:
-    """Class probabilities in evaluation mode, which is undone afterwards.
-
-    Args:
-        net: (B, C, *patch) -> logits (B, K + 1, *patch); it is moved to the device.
-        images: (B, C, *patch) float32.
-        device: as for training.
-        precision: as for training.
-
-    Returns:
-        (B, K + 1, *patch) float32 on the CPU; the channels of a voxel sum to 1. Of a classifier (B, K).
-    """
-    where = devices.resolve(device)
-    dtype = devices.precision(where, precision)
-    training = net.training
-    net.to(where).eval()
-    try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(where.type, dtype or torch.bfloat16, enabled=dtype is not None),
-        ):
-            logits = net(images.to(where))
-        return torch.softmax(logits.float(), dim=1).cpu()
-    finally:
-        net.train(training)
 
 
 def score(
@@ -51,6 +28,9 @@ def score(
     labels: Sequence[str],
     *,
     batch: int = 4,
+    measures: Sequence[str] = ("dice",),
+    overlap: float = windows.OVERLAP,
+    flips: bool = False,
     device: str | torch.device = "auto",
     precision: str = "auto",
     keep: Path | None = None,
@@ -61,7 +41,10 @@ def score(
         net: as for `segment`.
         cases: the cases to score.
         labels: the names of the labels.
-        batch: cases that run through the net together.
+        batch: cases that run through the net together, where it sees them at once.
+        measures: what volumes are scored by.
+        overlap: as for `windows.sweep`.
+        flips: as for `windows.sweep`; pictures are never mirrored.
         device: as for training.
         precision: as for training.
         keep: a folder for what was predicted.
@@ -72,8 +55,13 @@ def score(
     scores: list[dict[str, Any]] = []
     for start in range(0, len(cases), batch):
         some = cases[start : start + batch]
-        probabilities = segment(net, torch.stack([case.image for case in some]), device, precision)
-        scores += [case.score(one, labels, keep) for case, one in zip(some, probabilities, strict=True)]
+        answers: Iterable[Tensor]
+        if not flips and all(map(patches.fits, some)):
+            answers = segment(net, torch.stack([case.image for case in some]), device, precision)
+        else:  # one after the other: of whole volumes one fills the memory
+            sweep = partial(windows.sweep, overlap=overlap, flips=flips, device=device, precision=precision)
+            answers = (sweep(net, case.image, case.window) for case in some)
+        scores += [case.score(one, labels, keep, measures) for case, one in zip(some, answers, strict=True)]
     return scores
 
 
@@ -83,16 +71,19 @@ def predict_file(
     images: Sequence[Path],
     out: Path,
     *,
+    flips: bool = False,
     device: str | torch.device = "auto",
 ) -> None:
     """Segments one patient's images and writes the label map on their own grid and affine.
 
     Args:
         net: the model.
-        info: what its file says of it: `channels`, `patch`, `spacing_mm` (None: the image's own voxels), and what was
-            done to the images that it learnt from (`preparation`, see `steps`).
+        info: what its file says of it: `channels`, `patch`, `spacing_mm` (None: the image's own voxels), what was
+            done to the images that it learnt from (`preparation`, see `steps`), and where they differ from their
+            defaults `field` and `overlap`.
         images: one file a channel, in the model's order, or one 4D file with all channels.
         out: the label map, .nii or .nii.gz.
+        flips: as for `windows.sweep`.
         device: as for training.
 
     Raises:
@@ -116,8 +107,14 @@ def predict_file(
         patch=_three(info["patch"]),
         patch_spacing_mm=tuple(info["spacing_mm"]) if info.get("spacing_mm") else first.spacing_mm,
     )
-    image = preprocess.crop(np.stack(normal), grid)
-    (probabilities,) = segment(net, torch.from_numpy(image)[None], device)
+    whole = info.get("field") == "whole"
+    grid = grid.whole() if whole else grid
+    image = torch.from_numpy(preprocess.crop(np.stack(normal), grid))
+    if whole or flips:
+        overlap = info.get("overlap", windows.OVERLAP)
+        probabilities = windows.sweep(net, image, info["patch"], overlap=overlap, flips=flips, device=device)
+    else:
+        (probabilities,) = segment(net, image[None], device)
     out.parent.mkdir(parents=True, exist_ok=True)
     volumes.write_like(box.paste(preprocess.restore(probabilities, grid)), first.frame, out)
 
@@ -128,6 +125,7 @@ def classify_file(
     images: Sequence[Path],
     out: Path,
     *,
+    flips: bool = False,
     device: str | torch.device = "auto",
 ) -> None:
     """Says which class a picture is of: `{"prediction": class, "probabilities": {class: 0..1}}`.
@@ -137,11 +135,15 @@ def classify_file(
         info: as for `predict_file`.
         images: the picture.
         out: a JSON file.
+        flips: refused: a picture is classified as it lies.
         device: as for training.
 
     Raises:
         DataError: the file cannot be read as a picture.
+        ConfigError: it was to be mirrored.
     """
+    if flips:
+        raise ConfigError("flips are for volumes, and this model classifies pictures")
     image = pictures.seen(pictures.read(images[0], len(info["channels"])), tuple(info["patch"]))
     (probabilities,) = segment(net, torch.from_numpy(image)[None], device)
     pictures.write(probabilities, info["labels"], out)

@@ -32,13 +32,16 @@ class Finding:
     sentence: str
 
 
-def check(site: Site, patch: Sequence[int] | None = None, seen: Tally | None = None) -> list[Finding]:
+def check(
+    site: Site, patch: Sequence[int] | None = None, seen: Tally | None = None, *, field: str = "centre"
+) -> list[Finding]:
     """Reads every file of the site's cases and lists what is wrong; nothing is trained.
 
     Args:
         site: whose data to read; synthetic hospitals are made if need be.
         patch: (X, Y, Z) of the net's input, to say what lies outside it; of pictures (rows, columns).
         seen: is told what the files show.
+        field: as for `loading.load`; outside a whole volume there is nothing.
 
     Returns:
         the findings, in the order of the cases; empty where all is well.
@@ -81,8 +84,9 @@ def check(site: Site, patch: Sequence[int] | None = None, seen: Tally | None = N
     names = cases.modalities(site.data)
     if missing := looking.without_landmarks(site.data, names):
         found_error("", f"{site.name}: {missing}")
+    box = None if field == "whole" else patch
     for done, one in enumerate(chosen, start=1):
-        findings += CASES.get(site.data.layout, _case)(site, one, names, patch, seen)
+        findings += CASES.get(site.data.layout, _case)(site, one, names, box, seen)
         report(site.name, "checking files", done, len(chosen))
     if told := seen.told(names[0], len(chosen)):
         findings.append(Finding(site.name, "", "warning", f"{site.name}: {told}"))

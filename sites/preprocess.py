@@ -4,7 +4,8 @@ A patch shares its centre and its axes with the volume, so that resampling is se
 small matrix takes the volume's samples to the patch's, and another takes them back.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -25,7 +26,7 @@ class Grid:
     Attributes:
         shape: the volume's (X, Y, Z).
         spacing_mm: the volume's voxel size.
-        patch: the patch's (X, Y, Z).
+        patch: the patch's (X, Y, Z); of a whole volume as many voxels as it takes at the patch's spacing.
         patch_spacing_mm: the patch's voxel size; the volume's own means crop and pad by whole voxels.
     """
 
@@ -38,6 +39,13 @@ class Grid:
     def resampled(self) -> tuple[bool, ...]:
         """Axis by axis: whether the patch's spacing differs from the volume's."""
         return tuple(abs(p / s - 1) > 1e-3 for p, s in zip(self.patch_spacing_mm, self.spacing_mm))
+
+    def whole(self) -> "Grid":
+        """The same with a patch that holds all of the volume, and is no smaller than this one along any axis."""
+        lengths = zip(self.shape, self.spacing_mm, self.patch_spacing_mm, self.resampled)
+        sides = [math.ceil(n * mm / to_mm - 1e-3) if resampled else n for n, mm, to_mm, resampled in lengths]
+        x, y, z = map(max, sides, self.patch)
+        return replace(self, patch=(x, y, z))
 
 
 def normalise(image: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
@@ -130,6 +138,8 @@ def _along_axes(array: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tenso
     """(..., X, Y, Z) times one matrix an axis: the axis that shrinks most goes first, to save work."""
     for axis in sorted(range(3), key=lambda a: matrices[a].shape[0] / matrices[a].shape[1]):
         matrix = matrices[axis]
+        if torch.equal(matrix, torch.eye(*matrix.shape)):
+            continue
         if axis == 2:
             array = array @ matrix.T
         elif axis == 1:

@@ -1,7 +1,8 @@
 """Training at a source with differential privacy: its patients, the noise that the task asks for, and the budget."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -12,8 +13,9 @@ from fedmerge.privacy import accountant, dpsgd
 from fedmerge.privacy.accountant import Training
 from fedmerge.privacy.mechanism import Mechanism
 from fedmerge.records import Settings
-from sites import budget, cases, outbound
+from sites import budget, cases, outbound, patches
 from sites.cases import Loaded
+from sites.draws import generator
 from sites.inbound import Declined
 from sites.records import Site
 
@@ -41,29 +43,46 @@ def train(
     """
     if asked.way == "ewc":
         raise Declined(f"{site.name}: the way 'ewc' does not go with differential privacy")
-    people = patients(site, train)
+    groups = patients(site, train)
+    people = [[(case.image, case.label) for case in own] for own in groups]
     spending = noise(site, asked, settings, len(people))
     mechanism = Mechanism(spending.rate, spending.noise_multiplier, asked.dp_clip, len(people))
     dpsgd.check(net, settings)
     budget.spend(site, asked.key, asked.campaign, spending)
-    dpsgd.train(net, people, settings, mechanism, **options)
+    view = partial(seen, groups, asked.seed, asked.net.foreground, settings.augment)
+    dpsgd.train(net, people, settings, mechanism, view=view, **options)
 
 
-def patients(site: Site, train: Sequence[Loaded]) -> list[dpsgd.Patient]:
+def seen(
+    groups: Sequence[Sequence[Loaded]],
+    seed: int,
+    foreground: float,
+    changes: Collection[str],
+    step: int,
+    number: int,
+) -> dpsgd.Patient:
+    """What a step sees of a patient: each of its cases, or a patch of it, by dice that know no other patient."""
+    return [
+        patches.see(case, generator("patch", seed, step, number, place), foreground=foreground, changes=changes)
+        for place, case in enumerate(groups[number])
+    ]
+
+
+def patients(site: Site, train: Sequence[Loaded]) -> list[list[Loaded]]:
     """The training cases, patient by patient.
 
     Raises:
         Declined: a case's id does not tell its patient.
     """
     known = {found.id: found.patient for found in cases.find(site.data)}
-    people: dict[str, list[Any]] = {}
+    people: dict[str, list[Loaded]] = {}
     for case in train:
         if (who := known.get(case.id)) is None:
             raise Declined(
                 f"{site.name}: differential privacy protects patients, and names of cases do not tell the patient; "
                 "`patient` of [data] is a pattern that finds it"
             )
-        people.setdefault(who, []).append((case.image, case.label))
+        people.setdefault(who, []).append(case)
     return list(people.values())
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmerge import devices, params, partition, tasks, training, whole, wire
-from sites import budget, cases, correspondence, outbound, predict, private, sealing, trainer, vouched
+from sites import budget, cases, correspondence, outbound, patches, predict, private, sealing, trainer, vouched
 from sites.cases import Loaded
 from sites.config import Site
 from sites.inbound import Declined
@@ -17,13 +17,13 @@ Payload = dict[str, bytes | Path]  # by name: bytes, or the file that holds them
 
 
 def parts(
-    site: Site, patch: tuple[int, ...], *, seed: int = 0, target_cases: int | None = None
+    site: Site, patch: tuple[int, ...], *, field: str = "centre", seed: int = 0, target_cases: int | None = None
 ) -> dict[str, list[Loaded]]:
     """The site's cases, read and prepared: train (drawn and ordered by `seed`), validate, test."""
     chosen = cases.select(cases.find(site.data), site.data.cases)
     split = cases.split(chosen, site.data, seed=seed, target_cases=target_cases)
     return {
-        name: cases.load(site, found, patch=patch)
+        name: cases.load(site, found, patch=patch, field=field)
         for name, found in (("train", split.train), ("validate", split.validate), ("test", split.test))
     }
 
@@ -38,6 +38,7 @@ def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
         site,
         everyone,
         patch=asked.patch,
+        field=asked.field,
         progress=lambda done: report(site.name, "reading cases", done, len(everyone)),
     )
     return tasks.to_table(
@@ -83,7 +84,7 @@ def contribute(
             f"{site.name}: 'landmarks' are taken over all patients at once, which the noise of a training with"
             " differential privacy does not cover"
         )
-    own = parts(site, asked.net.patch)
+    own = parts(site, asked.net.patch, field=asked.net.field)
     return _train(site, asked, payload, own["train"], own["validate"], site.name, heard)
 
 
@@ -92,7 +93,8 @@ def pooled(site: Site, sources: list[Site], task: dict[str, Any], payload: Paylo
     asked = tasks.from_table(tasks.Contribute, task, "server")
     for source in sources:
         budget.check_plain(source)
-    together = [case for source in sources for case in parts(source, asked.net.patch)["train"]]
+    own = [parts(source, asked.net.patch, field=asked.net.field)["train"] for source in sources]
+    together = [case for train in own for case in train]
     answer, left = _train(site, asked, payload, together, [], "pooled")
     if asked.trust != "server":  # it is here already, and needs no seal
         vouched.keep(site, answer["digest"], "pooled")
@@ -128,13 +130,21 @@ def score(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any]:
     asked = tasks.from_table(tasks.Score, task, "server")
     if not site.policy.receive_fused:
         raise Declined(f"{site.name}: policy line 'receive_fused = false': no merged model is taken in")
-    own = parts(site, asked.net.patch)
+    own = parts(site, asked.net.patch, field=asked.net.field)
     net = trainer.build(asked.net, 0)
     params.load(net, wire.open_params(payload["weights"], site="server"))
     if asked.buffers == "re-estimate":
-        partition.reestimate(net, [case.image[None] for case in own["train"]])
+        partition.reestimate(net, patches.images(own["train"]))
     held = own["test"] or own["validate"]
-    found = predict.score(net, held, tuple(site.data.labels), precision=asked.precision)
+    found = predict.score(
+        net,
+        held,
+        tuple(site.data.labels),
+        measures=asked.measures,
+        overlap=asked.net.overlap,
+        flips=asked.flips,
+        precision=asked.precision,
+    )
     return outbound.answer(site, tasks.Scored(found))
 
 

@@ -75,7 +75,7 @@ def adaptation(bench: Bench, *, fits: bool = True) -> training.Run:
     fixed = set(bench.row.net.fusable)
     return training.Run(
         bench.net,
-        bench.batches(settings.batch_size),
+        bench.batches(settings),
         settings,
         seed=bench.row.seed,
         precision=bench.row.precision,

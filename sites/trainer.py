@@ -10,8 +10,7 @@ from torch import nn
 from fedmerge import fisher, nets, params, partition, tasks, training, whole, wire
 from fedmerge import parts as weights_parts
 from fedmerge.contribution import Contribution
-from fedmerge.measures import Measure
-from sites import cases, curves, poison, predict, private, sealing, ways
+from sites import cases, curves, patches, poison, predict, private, sealing, ways
 from sites.cases import Loaded
 from sites.config import Site
 from sites.inbound import Declined
@@ -25,12 +24,12 @@ def build(net: tasks.Net, seed: int) -> nn.Module:
     return nets.build(net.settings, in_channels=net.in_channels, out_channels=net.out_channels, seed=seed)
 
 
-def validator(site: Site, held: list[Loaded], measure: Measure, precision: str) -> Callable[[nn.Module], float] | None:
+def validator(site: Site, held: list[Loaded], net: tasks.Net, precision: str) -> Callable[[nn.Module], float] | None:
     """The measure of the validation cases, as a function of a net; None where there are no such cases."""
     if not held:
         return None
-    labels = tuple(site.data.labels)
-    return lambda net: measure.value(predict.score(net, held, labels, precision=precision)) or 0.0
+    labels, measure, overlap = tuple(site.data.labels), net.task.measure, net.overlap
+    return lambda net: measure.value(predict.score(net, held, labels, overlap=overlap, precision=precision)) or 0.0
 
 
 def make(
@@ -74,8 +73,10 @@ def make(
     if asked.private:
         private.train(site, asked, way.net, train, settings, options)
     else:
-        score = validator(site, held, asked.net.task.measure, asked.precision) if settings.validate_every else None
-        batches = cases.batches(train, settings.batch_size, asked.seed)
+        score = validator(site, held, asked.net, asked.precision) if settings.validate_every else None
+        batches = cases.batches(
+            train, settings.batch_size, asked.seed, foreground=asked.net.foreground, changes=settings.augment
+        )
         options["validate"] = (lambda net: score(way.view(net))) if score else None
         history = training.train(way.net, batches, settings, **options)
         loss = history.records[-1].loss if history.records else None
@@ -125,7 +126,7 @@ def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Loaded], name: 
     some = train[: asked.fisher_cases or None]
     return fisher.diagonal(
         net,
-        ((case.image, case.label) for case in some),
+        (patches.pieces(case) for case in some),
         names,
         labels=asked.fisher,  # type: ignore[arg-type]  # the plan allows the two words only
         generator=torch.Generator().manual_seed(asked.seed),

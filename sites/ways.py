@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedmerge import fisher, heads, nets, params, partition, penalties, tasks
+from fedmerge import fisher, heads, nets, params, partition, penalties, tasks, training
 from fedmerge.contribution import Contribution
+from fedmerge.losses import Logits
 from fedmerge.params import Params
 from sites.inbound import Declined
 
@@ -66,10 +67,10 @@ def _penalised(penalty: Callable[[Mapping[str, Tensor], Params, float], Tensor])
     """A way whose loss has a further term, a function of the net's parameters and the start."""
 
     def way(asked: tasks.Contribute, net: nn.Module, start: Params, before: list[Contribution]) -> Way:
-        own = dict(net.named_parameters())
+        own, settings = dict(net.named_parameters()), training.Settings(**asked.settings)
 
-        def through(net: nn.Module, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
-            return net(x), penalty(own, _on(x.device, start), asked.strength)
+        def through(net: nn.Module, x: Tensor, step: int) -> tuple[Logits, Tensor]:
+            return training.answer(settings, net, x), penalty(own, _on(x.device, start), asked.strength)
 
         return Way(net, {"through": through}, lambda: params.of(net))
 
@@ -82,9 +83,12 @@ def _ewc(asked: tasks.Contribute, net: nn.Module, start: Params, before: list[Co
     known = [fisher.normalise(params.split(one.fisher, names)[0], who=one.site) for one in before]
     there = params.split(last.weights, names)[0]
     important = {n: torch.stack([f[n] for f in known]).sum(0) for n in names}
+    settings = training.Settings(**asked.settings)
 
-    def through(net: nn.Module, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        return net(x), penalties.ewc(own, _on(x.device, there), [_on(x.device, important)], asked.strength)
+    def through(net: nn.Module, x: Tensor, step: int) -> tuple[Logits, Tensor]:
+        return training.answer(settings, net, x), penalties.ewc(
+            own, _on(x.device, there), [_on(x.device, important)], asked.strength
+        )
 
     return Way(net, {"through": through}, lambda: params.of(net))
 
@@ -92,13 +96,14 @@ def _ewc(asked: tasks.Contribute, net: nn.Module, start: Params, before: list[Co
 def _drop(asked: tasks.Contribute, net: nn.Module, start: Params, before: list[Contribution]) -> Way:
     own = dict(net.named_parameters())
     generator, axes = torch.Generator(), partition.kernel_axes(net)
+    settings = training.Settings(**asked.settings)
 
-    def through(net: nn.Module, x: Tensor, step: int) -> tuple[Tensor, None]:
+    def through(net: nn.Module, x: Tensor, step: int) -> tuple[Logits, None]:
         generator.manual_seed(asked.seed + step)
         there = _on(x.device, start)
         mixed = penalties.drop_transfer(there, own, list(there), asked.strength, generator, axes=axes)
         with params.holding(net, mixed):
-            return net(x), None
+            return training.answer(settings, net, x), None
 
     return Way(net, {"through": through}, lambda: params.of(net))
 
@@ -120,15 +125,16 @@ def _lwf(asked: tasks.Contribute, net: nn.Module, start: Params, before: list[Co
     teacher = _wider(asked, last.weights, list(earlier.values()), axis)
     wide = _wider(asked, mine, [mine, *earlier.values()], axis)
     teacher.eval().requires_grad_(False)
-    base = asked.net.task.loss()
+    base, settings = asked.net.task.loss(), training.Settings(**asked.settings)
 
-    def through(wide: nn.Module, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        logits: Tensor = wide(x)
+    def through(wide: nn.Module, x: Tensor, step: int) -> tuple[Logits, Tensor]:
+        answer = training.answer(settings, wide, x)
+        logits = answer if isinstance(answer, Tensor) else answer[0]
         with torch.no_grad():
             told: Tensor = teacher.to(x.device)(x)
         pairs = zip(torch.split(logits, rows, 1)[1:], torch.split(told, rows[1:], 1))
         terms = [penalties.distillation(ours.float(), theirs.float()) for ours, theirs in pairs]
-        return logits, asked.strength * torch.stack(terms).sum()
+        return answer, asked.strength * torch.stack(terms).sum()
 
     def weights() -> Params:
         trained = params.of(wide)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from small import campaign, hospitals
 
-from fedmerge import nets, params, results, transport, wire
+from fedmerge import nets, params, results, tasks, transport, wire
 from fedmerge.errors import CampaignStopped, ConfigError
 from fedmerge.fusion import leaving
 from server import inprocess
@@ -127,7 +127,8 @@ def test_without_a_source_of_two_the_adapted_net_has_the_others_filters(folder, 
     )
     plan, site = plans.read(folder / "clean.toml"), config.from_campaign(folder / "clean.toml", "harbour", work=folder)
     held = source.parts(site, plan.patch, seed=0, target_cases=2)["validate"]
-    score = trainer.validator(site, held, plan.measure, plan.precision)
+    like = tasks.Net(plan.net, 1, tuple(site.data.labels), plan.patch)
+    score = trainer.validator(site, held, like, plan.precision)
     net = nets.build(plan.net, in_channels=1, out_channels=2, seed=0)
     for gone, other in (("north", "south"), ("south", "north")):
         (left,) = [c for p in (folder / "clean/server/contributions").iterdir() if (c := wire.read(p)).site == other]

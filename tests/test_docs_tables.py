@@ -69,12 +69,13 @@ def test_the_page_has_the_keys_that_the_readers_accept(tmp_path):
     """All of them, and no other: each reader lists what it knows when it meets a key that it does not."""
     head = accepted(tmp_path, "[campaign]", plan.read)
     assert rows_of("[campaign]").keys() == head
-    tables_of_their_own = {"net", "train", "adapt", "finetune", "members", "raw"}
+    tables_of_their_own = {"net", "train", "adapt", "finetune", "evaluate", "members", "raw"}
     assert rows_of("[net]").keys() == {f.name for f in fields(plan.Plan)} - head - tables_of_their_own | {"name"}
     phases = rows_of("[train], [adapt], [finetune]").keys()
     for name in ("train", "adapt", "finetune"):
         more = {row[1].strip("`") for row in differing() if row[0] == f"`[{name}]`"}
         assert phases | more == accepted(tmp_path, f"[{name}]", plan.read)
+    assert list(rows_of("[evaluate]")) == [f.name for f in fields(plan.Evaluate)]
     assert rows_of("[[site]]").keys() == accepted(tmp_path, "[[site]]", plan.read)
     assert rows_of("[site.data]").keys() == accepted(tmp_path, "[site.data]", north)
     for name, kind in (("policy", Policy), ("scanner", Scanner), ("hardware", Hardware)):
@@ -90,7 +91,9 @@ def differing():
     ("heading", "record", "column"),
     [
         ("[campaign]", plan.Plan, 1),
+        ("[net]", plan.Plan, 1),
         ("[train], [adapt], [finetune]", plan.Stage, 1),
+        ("[evaluate]", plan.Evaluate, 1),
         ("[site.data]", Data, 1),
         ("[site.policy]", Policy, 1),
         ("[site.policy]", OPEN, 2),
@@ -136,6 +139,8 @@ def test_the_settings_of_the_nets_on_the_page_are_those_of_the_code():
     ("heading", "key", "choices"),
     [
         *(("[campaign]", key, choices) for key, choices in plan.CHOICES.items()),
+        ("[net]", "field", plan.FIELDS),
+        ("[evaluate]", "measures", ("dice", *measures.EXTRAS)),
         ("[[site]]", "role", records.ROLES),
         ("[site.data]", "layout", records.LAYOUTS),
         ("[site.data]", "control", records.CONTROLS),
@@ -160,7 +165,7 @@ def test_the_profiles_of_phantoms_are_on_the_page():
         ("rows", results.ROW),
         ("ratios", results.RATIOS),
         ("forgetting", results.FORGETTING),
-        ("measures", {key: one for one in measures.MEASURES.values() for key in (one.key, *one.more)}),
+        ("measures", {key: one for one in measures.MEASURES.values() for key in (one.key, *one.more, *one.extras)}),
         ("traffic", results.TRAFFIC),
         ("left_out", results.LEFT_OUT),
         ("changes", results.CHANGES),

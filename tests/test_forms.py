@@ -24,6 +24,8 @@ def test_answers_as_sites_send_them_pass():
     assert tasks.from_table(tasks.Admission, ADMISSION, "harbour").admitted == ("north",)
     assert tasks.from_table(tasks.Scored, {"cases": None}, "north").cases is None
     assert tasks.from_table(tasks.Scored, {"cases": SCORES}, "north").cases == SCORES
+    more = [SCORES[0] | {"hd95": {"ball": 37.5, "cube": None}, "lesion-dice": {"ball": 0.5, "cube": None}}]
+    assert tasks.from_table(tasks.Scored, {"cases": more}, "north").cases == more
     assert tasks.from_table(tasks.Description, DESCRIPTION, "north").labels == ("ball",)
 
 
@@ -58,6 +60,10 @@ def test_answers_as_sites_send_them_pass():
         (tasks.Scored, {"cases": [{"case": "a", "truth": "ring", "prediction": 1}]}, "expected cases with a score"),
         (tasks.Scored, {"cases": [{"case": "a", "truth": "ring"}]}, "expected cases with a score"),
         (tasks.Scored, {"cases": [{"case": "all", "f1": {"ring": 1}, "accuracy": 2}]}, "expected cases with a score"),
+        (tasks.Scored, {"cases": [SCORES[0] | {"hd95": {"ball": -1.0}}]}, "expected cases with a score"),
+        (tasks.Scored, {"cases": [SCORES[0] | {"hd95": {"ball": float("inf")}}]}, "expected cases with a score"),
+        (tasks.Scored, {"cases": [SCORES[0] | {"lesion-dice": {"ball": 2.0}}]}, "expected cases with a score"),
+        (tasks.Scored, {"cases": [{"case": "a", "hd95": {"ball": 1.0}}]}, "expected cases with a score"),
         (tasks.Scored, {"cases": [1]}, "Scored.cases expected cases with a score"),
         (tasks.Description, DESCRIPTION | {"labels": [1]}, "Description.labels expected a list of printable texts"),
         (tasks.Description, DESCRIPTION | {"device": "a\nb"}, "Description.device expected printable text"),

@@ -114,11 +114,20 @@ def asked(path: Path, name: str, home: Path | None, data: Path | None, work: Pat
 
 
 def recipe(plan: "Plan", trained_on: int, site: str, chain: int, seed: int) -> "Recipe":
-    """What the plan says of how a source with so many cases trains."""
+    """What the plan says of how a source with so many cases trains.
+
+    Raises:
+        ConfigError: it trains on whole volumes, which the attacks do not know.
+    """
     from fedmerge.training import Settings
     from server.training import seed_of
     from sites.attack import Recipe
 
+    if plan.field != "centre":
+        raise ConfigError(
+            f"{site}: the attacks are made for cases that the net sees at once, and [net] field is '{plan.field}'; "
+            "docs/attacks.md says what is known of patches around the centre"
+        )
     return Recipe(
         patch=plan.patch,
         settings=Settings(**plan.train.settings(trained_on)),

@@ -91,10 +91,11 @@ def findings(
                 sites += attempt(who, path.name, read)
         for site in sites:
             seen = Tally()
-            rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.check(site, plan.patch, seen)]
+            found = preflight.check(site, plan.patch, seen, field=plan.field)
+            rows += [(f.site, f.file, f.severity, f.sentence) for f in found]
             with contextlib.suppress(FedmergeError):  # the rows have said why
                 told.append(described.layout(site, seen))
-            told += [f"{site.name}: {sentence}." for sentence in explaining.explain(site, plan.patch)]
+            told += [f"{site.name}: {sentence}." for sentence in explaining.explain(site, plan.patch, plan.field)]
         rows += [(f.site, f.file, f.severity, f.sentence) for f in preflight.agree(sites)]
         for target in plan.targets if any(method.sources == "pooled" for method in methods) else ():
             attempt(target, path.name, partial(config.pooled, path, work=work, data=data, target=target))

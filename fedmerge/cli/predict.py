@@ -28,6 +28,9 @@ def predict(
     ],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the label maps, or for the classes of pictures.")],
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Mean over the mirrored volumes too: eight times the work.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds already.")] = False,
 ) -> None:
     """Segment images, each label map (NIfTI) with the grid and affine of its image; or classify pictures."""
@@ -57,7 +60,7 @@ def predict(
         if task.background:
             labelfiles.write(out, info["labels"])
         for patient, path in zip(patients, maps):
-            answer(net, info, patient, path)
+            answer(net, info, patient, path, flips=flips)
             screen.say(str(path))
     names = [*["background"] * task.background, *info["labels"]]
     screen.say("labels: " + ", ".join(f"{k} {name}" for k, name in enumerate(names)))

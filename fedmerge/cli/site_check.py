@@ -73,4 +73,5 @@ def asked(path: Path) -> "Asked":
         roles={member.name: member.role for member in read.members},
         labels={name: tuple(labels) for name, labels in told.items() if labels},
         load=Load(sum(p.numel() for p in like.parameters()), len(read.sources), rows=len(read.rows())),
+        field=read.field,
     )

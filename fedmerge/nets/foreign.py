@@ -17,7 +17,16 @@ from fedmerge.errors import ConfigError, FedmergeError, NetError
 
 GROUP = "fedmerge.nets"
 KINDS = (bool, int, float, str, list, dict)  # of settings: what a campaign file and a message can hold
-RESERVED = ("name", "package", "patch", "weights", "specific", "fusable")  # keys of [net] that are no net's settings
+RESERVED = (
+    "name",
+    "package",
+    "patch",
+    "field",
+    "foreground",
+    "weights",
+    "specific",
+    "fusable",
+)  # keys of [net] that are no net's settings
 SEEDED = threading.Lock()  # torch's global generator serves one build at a time
 
 Make = Callable[..., nn.Module]

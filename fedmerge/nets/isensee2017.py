@@ -20,6 +20,9 @@ What the paper leaves open, and what is done here:
   the segmentation layers have one.
 * *Dropout* drops whole channels, and stands directly in front of the second conv: in front of the norm its
   factor 1 / (1 - p) would be divided out again.
+* *Deep supervision.* The paper calls the sum of the segmentation layers so, and takes its loss of the sum alone.
+  `levels` gives the sum as far as it has come at each level, for whoever wants a loss there too; the parameters are
+  the same.
 * *Depth.* A net of depth 2 or 3 has one or two decoder levels and so many segmentation layers.
 """
 
@@ -142,22 +145,29 @@ class Isensee2017(nn.Module):
         Raises:
             NetError: a side is not divisible by 2^(depth - 1), or the coarsest level would be one voxel.
         """
+        return self.levels(x)[0]
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """The logits as they add up from level to level, (B, out_channels, *S / 2^level), the finest first.
+
+        Raises:
+            NetError: as `forward`.
+        """
         self.check(x.shape[2:])
         skips = []
         x = self.context[0](self.stem(x))
         for down, context in zip(self.down, self.context[1:]):
             skips.append(x)
             x = context(down(x))
-        logits: Tensor | None = None
+        found: list[Tensor] = []
         for level in reversed(range(len(skips))):
             x = self.localise[level](torch.cat([self.up[level](x), skips[level]], dim=1))
             if level:
                 x = self.halve[level - 1](x)
             if level < len(self.heads):
                 here = self.heads[level](x)
-                logits = here if logits is None else upsample(logits) + here
-        assert logits is not None  # noqa: S101 - depth is at least 2
-        return logits
+                found.insert(0, upsample(found[0]) + here if found else here)
+        return found
 
     def check(self, size: torch.Size) -> None:
         """Refuse an image size that the levels cannot halve (see `forward`)."""

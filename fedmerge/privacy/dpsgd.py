@@ -39,9 +39,10 @@ from fedmerge.privacy import noise
 from fedmerge.privacy.mechanism import Mechanism, released
 from fedmerge.privacy.noise import Streams
 from fedmerge.records import History, Record, Settings
-from fedmerge.training import Through
+from fedmerge.training import Through, answer
 
 Patient = Sequence[tuple[Tensor, Tensor]]  # images (C, *S) float32, labels (1, *S) or () int64
+View = Callable[[int, int], Patient]
 
 
 def train(
@@ -56,6 +57,7 @@ def train(
     precision: str = "auto",
     loss: losses.Loss | None = None,
     through: Through | None = None,
+    view: View | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 0,
     progress: Callable[[Record], None] | None = None,
@@ -65,7 +67,7 @@ def train(
 
     Args:
         net: trained in place.
-        patients: each with all its cases, of one size.
+        patients: each with all its cases, of one size unless `view` makes them so.
         settings: how to train; its `batch_size` says nothing here, `mechanism` does.
         mechanism: what a step does to the patients.
         seed: of the dropout masks; no secret.
@@ -75,6 +77,8 @@ def train(
         loss: as for `training.Run`; a mean over its images.
         through: as for `training.Run`. What it adds to the loss is clipped with it, and may be made of the patient's
             images and of received models.
+        view: (step, number of the patient) -> what the step sees of it; all its cases when missing. A function of the
+            patient's own cases and of nothing else that is private: then what is clipped is one patient's.
         checkpoint: file to save to every `checkpoint_every` steps, and after the last one.
         checkpoint_every: 0: after the last step only.
         progress: called with a record without a loss.
@@ -99,9 +103,9 @@ def train(
     adamw = optimiser.adamw(own, rates, settings.weight_decay)
     layers, masks = dropout.active(net), torch.Generator(where)
     loss = losses.dice_ce() if loss is None else loss
-    through = through or (lambda net, x, step: (net(x), None))
+    through = through or (lambda net, x, step: (answer(settings, net, x), None))
     facts = {
-        "settings": asdict(settings), "mechanism": asdict(mechanism), "seed": seed, "rates": rates,
+        "settings": settings.facts, "mechanism": asdict(mechanism), "seed": seed, "rates": rates,
         "shapes": params.shapes(net), "data": digest(patients),
     }  # fmt: skip
     identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -113,12 +117,13 @@ def train(
     records: list[Record] = []
 
     def gradient(step: int, k: int) -> Sequence[Tensor | None]:
-        x, y = (torch.stack(parts).to(where) for parts in zip(*patients[k], strict=True))
+        seen = patients[k] if view is None else view(step, k)
+        x, y = (torch.stack(parts).to(where) for parts in zip(*seen, strict=True))
         if layers:
             masks.manual_seed(dropout.number(seed, step))  # one mask for all patients of a step
         with torch.autocast(where.type, dtype) if dtype is not None else nullcontext():
             logits, more = through(net, x, step)
-        total = loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), y)
+        total = losses.at_levels(loss, logits, y)
         total = total if more is None else total + more
         return torch.autograd.grad(total, trained, allow_unused=True)
 
