@@ -24,6 +24,7 @@ from fedmerge.cli import (
     phantom,
     predict,
     programs,
+    report,
     runs,
     screen,
     simulate,
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 for _command in (
     simulate.simulate,
+    report.report,
     bench.bench,
     check.check,
     phantom.phantom,

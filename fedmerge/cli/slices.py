@@ -36,7 +36,7 @@ def figure(results: "Results", run: "Run", reference: str) -> "Figure | None":
     methods = list(dict.fromkeys(row["method"] for row in rows))
     chooser = reference if reference in methods else methods[0]
     try:
-        kept = {method: _kept(method, results, run, target) for method in slices.shown(methods, chooser)}
+        kept = {method: kept(method, results, run, target) for method in slices.shown(methods, chooser)}
         return FIGURES[measures.of(results).key](results, rows, run, chooser, kept)
     except (FedmergeError, OSError, ValueError):  # the page does without: predictions may have been thrown away
         return None
@@ -130,7 +130,7 @@ def _probability(path: Path, prediction: str) -> float | None:
     return probability
 
 
-def _kept(method: str, results: "Results", run: "Run", target: str) -> Path:
+def kept(method: str, results: "Results", run: "Run", target: str) -> Path:
     """The folder of a row's predictions; what chooses among candidates keeps them under the name of its choice."""
     from fedmerge import campaign, fusion
     from fedmerge.bench.runs import sources
