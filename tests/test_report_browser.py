@@ -5,7 +5,7 @@ import made_run
 import pytest
 from commandline import command
 
-ODD = '<img src=x onerror=alert(1)>&"\''
+ODD = "<img src=x onerror=alert(1)>&\"'"
 
 
 @pytest.fixture(scope="module")
