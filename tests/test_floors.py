@@ -67,6 +67,7 @@ FLOORS = {
     "sites.masks": 4,
     "sites.sums": 4,
     "sites.keeping": 4,
+    "sites.recalled": 4,
     "sites.opening": 4,
     "sites.sealing": 4,
     "sites.inbound": 4,

@@ -236,7 +236,7 @@ def _images(results: Results, around: Around) -> list[Chapter]:
     told = verdict.parts(results)[0]
     chosen = verdict.subject(methods, str(results["campaign"].get("campaign", {}).get("method", "")))
     other = next((m for m in (verdict.SCRATCH, *methods) if m in methods and m != chosen), chosen)
-    sentences = [images.run]
+    sentences = [images.run, f"Cases stand from the lowest score of {chosen} to its highest."]
     if images.packed.stride > 1:
         sentences.append("To keep the page small, every second voxel a side is shown; scores are of all voxels.")
     if images.packed.without:
