@@ -1,5 +1,9 @@
 """The page of a run in a real browser: every control, both colour schemes, two widths, and names that bite."""
 
+import subprocess
+import sys
+import time
+
 import browser
 import made_run
 import pytest
@@ -201,3 +205,25 @@ def test_links_at_the_top_lead_to_their_parts(shown):
         link.click()
         name = link.get_attribute("href").removeprefix("#")
         assert shown.locator(f"section#{name}").is_visible()
+
+
+@pytest.mark.slow
+def test_ten_sites_and_fifty_cases_make_a_page_in_time_and_of_a_size_that_can_be_sent(chromium, tmp_path, capsys):
+    """50 heads of 112 x 136 x 104 voxels, 14 methods, 10 sources: within 30 s and 30 MB, and it opens."""
+    methods = ("none", *(f"transfer:site{k}" for k in range(10)), "mean", "imm-mode", "t-imm")
+    run = made_run.write(tmp_path / "run", cases=50, shape=(112, 136, 104), sources=10, methods=methods)
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "fedmerge.cli", "report", run], check=True)
+    took, size = time.perf_counter() - began, (run / "report.html").stat().st_size
+    with browser.opened(chromium, run / "report.html") as (found, complaints):
+        opening = time.perf_counter()
+        ready(found)
+        opening = time.perf_counter() - opening
+        cases = found.locator("#viewer-case option").count()
+    assert complaints == []
+    with capsys.disabled():
+        print(f"\n{cases} cases shown; made in {took:.1f} s; {size / 1e6:.1f} MB; the first case in {opening:.1f} s")
+    assert done.returncode == 0
+    assert took < 30
+    assert size < 30e6
+    assert cases == 50

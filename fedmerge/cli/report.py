@@ -23,9 +23,7 @@ def report(
     *,
     out: Annotated[Path | None, typer.Option("--out", help="The page; else report.html in the run's folder.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it is there.")] = False,
-    images: Annotated[
-        bool, typer.Option("--images/--no-images", help="Show the test cases, where their images lie on this machine.")
-    ] = True,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Make a page without images of patients.")] = False,
     cases: Annotated[
         int, typer.Option("--cases", min=0, help="Test cases to show; 0: as many as there is room for.")
     ] = 0,
@@ -42,7 +40,7 @@ def report(
         raise ConfigError(f"expected the folder of a run or the home of a site, got {run}")
     if out is not None and out.exists() and not overwrite:
         raise ConfigError(f"--out {out} is there already; --overwrite replaces it")
-    shown = cases if images else NONE
+    shown = NONE if no_images else cases
     if sites.Paths(run).site_file.exists():
         found, around, folder = of_site(run, campaign, shown)
     else:

@@ -13,6 +13,7 @@ LEFT, RIGHT, LANE, TOP = 96, 18, 46, 26
 WIDTH = 1040
 PAUSE = 0.08  # of the working time: a longer time in which no site works is cut
 GAP = 26  # pixels of a cut
+SIZES = 115  # pixels that the sizes of a line take
 LONG = 10**12  # seconds; no campaign lasts so long
 NAMES = {"contribution": "training and sending", "far step": "adaptation, step by step"}
 
@@ -39,7 +40,7 @@ def draw(results: Results) -> str:
     body = [_axis(stretches, height)]
     roles = {site["name"]: site["role"] for site in results.get("sites", [])}
     for i, name in enumerate(sites):
-        own = [line for line in lines if line["site"] == name]
+        own = sorted((line for line in lines if line["site"] == name), key=lambda line: float(line["begin"]))
         body.append(_lane(name, roles.get(name, ""), own, stretches, TOP + LANE * i))
     title = "Timeline of the campaign: what each site was asked, and when"
     svg = f'<svg class="timeline" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">{"".join(body)}</svg>'
@@ -109,7 +110,8 @@ def _lane(name: str, role: str, lines: Sequence[dict[str, Any]], stretches: Sequ
         f'<text class="axis" x="{LEFT - 10}" y="{y + 34}" text-anchor="end">{escape(role)}</text>',
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y + 26}" y2="{y + 26}"/>',
     ]
-    for line in lines:
+    ends = [*(place(stretches, line["begin"]) for line in lines[1:]), WIDTH]
+    for line, after in zip(lines, ends):
         a, b = place(stretches, line["begin"]), place(stretches, line["end"])
         wide = max(b - a, 1.5)
         words = f"{name}: {told(line)}"
@@ -121,9 +123,11 @@ def _lane(name: str, role: str, lines: Sequence[dict[str, Any]], stretches: Sequ
         inside = NAMES.get(line["what"], line["what"])
         if wide > 7.2 * len(inside):
             parts.append(f'<text class="inside" x="{a + wide / 2:.1f}" y="{y + 30}">{escape(inside)}</text>')
-        if wide > 105:
-            sizes = f"↓ {size(line['down'])}  ↑ {size(line['up'])}"
+        sizes = f"↓ {size(line['down'])}  ↑ {size(line['up'])}"
+        if wide > SIZES:
             parts.append(f'<text class="axis" x="{a + wide / 2:.1f}" y="{y + 10}" text-anchor="middle">{sizes}</text>')
+        elif after - b > SIZES:
+            parts.append(f'<text class="axis" x="{b + 6:.1f}" y="{y + 30}">{sizes}</text>')
         parts.append("</g>")
     return "".join(parts)
 
