@@ -1,5 +1,6 @@
 """The page of a run in a real browser: every control, both colour schemes, two widths, and names that bite."""
 
+import resource
 import subprocess
 import sys
 import time
@@ -209,12 +210,14 @@ def test_links_at_the_top_lead_to_their_parts(shown):
 
 @pytest.mark.slow
 def test_ten_sites_and_fifty_cases_make_a_page_in_time_and_of_a_size_that_can_be_sent(chromium, tmp_path, capsys):
-    """50 heads of 112 x 136 x 104 voxels, 14 methods, 10 sources: within 30 s and 30 MB, and it opens."""
+    """50 heads of 112 x 136 x 104 voxels, 14 methods, 10 sources: within 30 s of a core and 30 MB."""
     methods = ("none", *(f"transfer:site{k}" for k in range(10)), "mean", "imm-mode", "t-imm")
     run = made_run.write(tmp_path / "run", cases=50, shape=(112, 136, 104), sources=10, methods=methods)
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "fedmerge.cli", "report", run], check=True)
-    took, size = time.perf_counter() - began, (run / "report.html").stat().st_size
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "fedmerge.cli", "report", run], check=True)
+    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    size = (run / "report.html").stat().st_size
     with browser.opened(chromium, run / "report.html") as (found, complaints):
         opening = time.perf_counter()
         ready(found)
@@ -222,8 +225,8 @@ def test_ten_sites_and_fifty_cases_make_a_page_in_time_and_of_a_size_that_can_be
         cases = found.locator("#viewer-case option").count()
     assert complaints == []
     with capsys.disabled():
-        print(f"\n{cases} cases shown; made in {took:.1f} s; {size / 1e6:.1f} MB; the first case in {opening:.1f} s")
-    assert done.returncode == 0
-    assert took < 30
+        told = f"{worked:.1f} s of a processor, {took:.1f} s on this machine; {size / 1e6:.1f} MB"
+        print(f"\n{cases} cases shown; {told}; the first case opens in {opening:.1f} s")
+    assert worked < 30  # what else the machine does is not counted
     assert size < 30e6
     assert cases == 50

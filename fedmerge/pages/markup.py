@@ -93,7 +93,7 @@ def wide(body: str, name: str, kind: str = "") -> str:
 
 def figure(drawing: Figure, name: str) -> str:
     """A figure of matplotlib in the page's colours; `name` as for `drawn.svg`."""
-    return wide(drawn.svg(drawing, name), "figure", " figure")
+    return wide(drawn.svg(drawing, name), f"figure {name}", " figure")
 
 
 def data(name: str, value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
