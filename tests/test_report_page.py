@@ -15,7 +15,7 @@ from scipy import stats
 from fedmerge import nets, results
 from fedmerge.comparison import last_stage
 from fedmerge.pages import cases, intervals, layers, markup, net, report, scores, timeline, verdict
-from fedmerge.pages.report import Around, Images
+from fedmerge.pages.around import Around, Images
 
 PART = ("harbour", 4)
 
@@ -337,3 +337,10 @@ def test_results_of_older_versions_have_a_page():
     text = report.html(made_up.results(), Around(None, "there are none"))
     for words in ("recorded no times", "do not tell the net", "Forgetting", "Be careful"):
         assert words in text
+
+
+def test_where_nothing_is_known_of_privacy_nothing_is_said():
+    """A target does not know how the sources trained; a server that lists none knows that none had noise."""
+    silent, told = made_up.results(), {**made_up.results(), "privacy": []}
+    assert "differential privacy" not in report.html(silent, Around())
+    assert "No source trained with differential privacy" in report.html(told, Around())

@@ -10,7 +10,7 @@ from fedmerge.cli import screen
 from fedmerge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedmerge.pages.report import Around
+    from fedmerge.pages.around import Around
     from fedmerge.results import Results
     from server.home import Paths as ServerPaths
     from sites.home import Paths as SitePaths
@@ -59,7 +59,7 @@ def of_run(run: Path, cases: int) -> "tuple[Results, Around, Path]":
     """The results in a run's folder, what the page says besides, and where it goes."""
     from fedmerge import results
     from fedmerge.cli import shown
-    from fedmerge.pages.report import Around
+    from fedmerge.pages.around import Around
     from server import home as servers
 
     found = results.read(run)
@@ -75,7 +75,7 @@ def of_site(home: Path, campaign: str, cases: int) -> "tuple[Results, Around, Pa
         ConfigError: the site has kept no such campaign.
     """
     from fedmerge.cli import shown
-    from fedmerge.pages.report import Around
+    from fedmerge.pages.around import Around
     from sites import config, recalled
     from sites import home as sites
 

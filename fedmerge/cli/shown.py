@@ -8,8 +8,8 @@ from fedmerge.errors import FedmergeError
 
 if TYPE_CHECKING:
     from fedmerge.comparison import Row
+    from fedmerge.pages.around import Images
     from fedmerge.pages.cases import Shown
-    from fedmerge.pages.report import Images
     from fedmerge.results import Results
     from sites.config import Site
     from sites.folders import Found
@@ -80,7 +80,7 @@ def _images(found: "Results", rows: "list[Row]", site: "Site", folders: Mapping[
     """Volumes or pictures of the target's test cases, with at most as many methods as a figure of slices has."""
     from fedmerge.bench.slices import shown
     from fedmerge.pages import verdict
-    from fedmerge.pages.report import Images
+    from fedmerge.pages.around import Images
 
     first = rows[0]
     methods = list(dict.fromkeys(row["method"] for row in rows))
