@@ -16,15 +16,20 @@ __all__ = [
     "Line",
     "cells",
     "failures",
+    "forgetting",
     "heading",
+    "labels",
     "legend",
     "markdown",
     "read",
     "remarks",
     "table",
+    "traffic",
     "validate",
     "write",
 ]
+
+Table = tuple[list[str], list[list[str]]]  # names of columns, and a list of texts for each line
 
 FIGURES = {
     "Learning curves": ("learning_curves.png", figures.learning_curves),
@@ -122,11 +127,11 @@ def markdown(results: Results) -> str:
         _grid(names, [cells(line, names) for line in lines]),
         "\n".join(f"- {sentence}" for sentence in (*failures(lines), *remarks(results))),
         "\n".join(legend(results)),
-        _labels(results),
-        _leaving(results),
-        _forgetting(results),
+        _titled(f"{measures.of(results).name} by label, last stage", labels(results)),
+        _titled("Merges without one of their sources", leaving.table(results)),
+        _titled(f"Forgetting: {measures.of(results).name} on each source's own task", forgetting(results)),
         "\n".join(f"![{name}]({file})" for name, (file, _) in FIGURES.items()),
-        _traffic(results),
+        _titled("Traffic", traffic(results)),
         "## Environment\n\n" + "\n".join(f"- {name}: {value}" for name, value in results["environment"].items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -166,10 +171,15 @@ def _grid(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _labels(results: Results) -> str:
+def _titled(title: str, table: Table) -> str:
+    names, body = table
+    return f"## {title}\n\n{_grid(names, body)}" if body else ""
+
+
+def labels(results: Results) -> Table:
     """The score of each label at the last stage, over the cases; then the mean over runs."""
     measure = measures.of(results)
-    labels: dict[str, None] = {}
+    known: dict[str, None] = {}
     lines: list[tuple[str, dict[str, list[float]]]] = []
     groups = grouped(results["rows"])
     several = len({key[:2] for key in groups}) > 1
@@ -179,20 +189,14 @@ def _labels(results: Results) -> str:
             for label, value in measure.labels(row["cases"]).items():
                 if value is not None:
                     found.setdefault(label, []).append(value)
-        labels.update(dict.fromkeys(found))
+        known.update(dict.fromkeys(found))
         lines.append((f"{method} ({target}, {target_cases} cases)" if several else method, found))
-    if not labels:
-        return ""
-    body = [[name, *(_spread(found.get(label, ())) for label in labels)] for name, found in lines]
-    return f"## {measure.name} by label, last stage\n\n" + _grid(["method", *labels], body)
+    if not known:
+        return ["method"], []
+    return ["method", *known], [[name, *(_spread(found.get(label, ())) for label in known)] for name, found in lines]
 
 
-def _leaving(results: Results) -> str:
-    names, body = leaving.table(results)
-    return "## Merges without one of their sources\n\n" + _grid(names, body) if body else ""
-
-
-def _forgetting(results: Results) -> str:
+def forgetting(results: Results) -> Table:
     """The score of each model's body, with a source's own heads and norms, on that source's task."""
     found: dict[tuple[str, str], list[float]] = {}
     for record in results["forgetting"]:
@@ -201,12 +205,7 @@ def _forgetting(results: Results) -> str:
             found.setdefault((weights, record["task"]), []).append(value)
     tasks = list(dict.fromkeys(task for _, task in found))
     names = list(dict.fromkeys(name for name, _ in found))
-    if not found:
-        return ""
-    body = [[name, *(_spread(found.get((name, task), ())) for task in tasks)] for name in names]
-    return f"## Forgetting: {measures.of(results).name} on each source's own task\n\n" + _grid(
-        ["weights", *tasks], body
-    )
+    return ["weights", *tasks], [[name, *(_spread(found.get((name, task), ())) for task in tasks)] for name in names]
 
 
 def _disjoint(results: Results) -> list[str]:
@@ -220,13 +219,12 @@ def _disjoint(results: Results) -> list[str]:
     ]
 
 
-def _traffic(results: Results) -> str:
+def traffic(results: Results) -> Table:
+    """Messages and bytes by sender, receiver and purpose."""
     totals: dict[tuple[str, str, str], tuple[int, int]] = {}
     for line in results["traffic"]:  # a line is one message, or says how many it sums up
         key = (line["from"], line["to"], line["what"])
         messages, size = totals.get(key, (0, 0))
         totals[key] = (messages + line.get("messages", 1), size + line["bytes"])
-    if not totals:
-        return ""
     body = [[*key, str(messages), f"{size:,}"] for key, (messages, size) in totals.items()]
-    return "## Traffic\n\n" + _grid(["from", "to", "what", "messages", "bytes"], body)
+    return ["from", "to", "what", "messages", "bytes"], body

@@ -42,6 +42,7 @@ def _one_of(*names: str) -> Kind:
     return "one of " + ", ".join(names), lambda value: value in names
 
 
+WORDS: Kind = ("a text, perhaps an empty one", lambda value: isinstance(value, str))
 TEXT: Kind = ("a text", lambda value: isinstance(value, str) and value != "")
 COUNT: Kind = (
     "a whole number of at least 0",
@@ -107,6 +108,10 @@ FORGETTING: dict[str, Kind] = {
     "target_cases": COUNT,
 }
 TRAFFIC: dict[str, Kind] = {"from": TEXT, "to": TEXT, "what": TEXT, "bytes": COUNT}
+TIMELINE: dict[str, Kind] = {
+    "site": TEXT, "what": TEXT, "about": WORDS, "begin": AMOUNT, "end": AMOUNT, "asks": COUNT, "down": COUNT,
+    "up": COUNT, "failed": COUNT,
+}  # fmt: skip
 LEFT_OUT: dict[str, Kind] = {"site": TEXT, "chain": _or_null(COUNT), "reason": TEXT}
 CHANGES: dict[str, Kind] = {
     "site": TEXT,
@@ -153,6 +158,7 @@ def validate(results: Mapping[str, Any]) -> None:
         for place, record in _each(key, results[key]):
             _check(place, record, form)
     for key, form, older in (  # what results of older versions lack
+        ("timeline", TIMELINE, {}),
         ("left_out", LEFT_OUT, {}),
         ("changes", CHANGES, {"way": "plain"}),
         ("choices", CHOICES, {"dropped": {}}),

@@ -17,6 +17,7 @@ from fedmerge import parts
 from fedmerge.errors import Absent, CampaignStopped, ConfigError, FedmergeError, Refused
 from fedmerge.transport import Letter
 from server import parts as ways
+from server import spans
 from server.asks import Answer, Ask, Conversation, Flow, Part, Payload, Send
 from server.parts import Way
 from server.post import Post
@@ -35,6 +36,8 @@ class Under:
         conversation: it.
         ask: what it waits for.
         flow: the messages of the ask.
+        taken: when it was asked for, in seconds since 1970; then when the first message was seen to have left.
+        down: bytes of its task and payloads.
         begun: whether one of them has left.
         spent: seconds since then in which the site was there.
     """
@@ -42,6 +45,8 @@ class Under:
     conversation: Conversation
     ask: Ask
     flow: Flow
+    taken: float
+    down: int
     begun: bool = False
     spent: float = 0.0
 
@@ -58,6 +63,10 @@ class Exchange:
         witness: writes into the server's audit log.
         progress: is told where each site is.
         clock: seconds that only go forward.
+        wall: the time of day in seconds since 1970.
+
+    Attributes:
+        timeline: when each site was at what (`server.spans`).
     """
 
     def __init__(
@@ -71,10 +80,13 @@ class Exchange:
         witness: Witness | None = None,
         progress: Progress | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.grid, self.timeout_s, self.way = grid, timeout_s, way
         self.wait_s = timeout_s if wait_s is None else wait_s
         self.witness, self.progress, self.clock = witness or Witness(), progress or Progress(), clock
+        self.wall = wall
+        self.timeline: list[dict[str, Any]] = []
         self.presence = Presence(grid, deployed)
         self.post = Post(grid, self.presence, way.hold_s, timeout_s + self.wait_s)
         self.sites: tuple[str, ...] = ()
@@ -175,7 +187,7 @@ class Exchange:
             return
         self._write_down(ask, "task", ask.task, ask.payload)
         flow = ways.ask(ask, self.way)
-        self._under.append(Under(conversation, ask, flow))
+        self._under.append(Under(conversation, ask, flow, self.wall(), spans.size(ask.task, ask.payload)))
         for send in next(flow):
             self.post.take(send)
 
@@ -201,6 +213,8 @@ class Exchange:
         return None
 
     def _end(self, under: Under, what: Answer | FedmergeError) -> None:
+        up = None if isinstance(what, FedmergeError) else spans.size(what.task, what.payload)
+        spans.add(self.timeline, under.ask, (under.taken, self.wall()), under.down, up)
         self.post.drop(under.ask)
         self._under.remove(under)
         under.flow.close()
@@ -216,6 +230,7 @@ class Exchange:
                     words = f"{ask.site} has not been there for {now - gap.since:.0f} s: {gap.reason}"
                     self._end(under, Absent(words))
             elif under.begun or self.post.out(ask):  # a site's time for an ask passes while it is there
+                under.taken = under.taken if under.begun else self.wall()
                 under.begun, under.spent = True, under.spent + elapsed
                 if under.spent > self.timeout_s:
                     words = f"{ask.site} did not answer {ask.kind} within {self.timeout_s:.0f} s"

@@ -75,10 +75,18 @@ def assemble(
     ground: Ground,
     outcomes: list[Outcome],
     forgotten: list[dict[str, Any]],
-    traffic: list[dict[str, Any]],
+    moved: dict[str, list[dict[str, Any]]],
     changes: Sequence[Change] = (),
 ) -> dict[str, Any]:
-    """Everything in one table, rows in the order in which they were asked for."""
+    """Everything in one table, rows in the order in which they were asked for.
+
+    Args:
+        ground: the campaign.
+        outcomes: of its rows.
+        forgotten: the lines of `forgetting`.
+        moved: `traffic` and `timeline`.
+        changes: how far training moved each source.
+    """
     return {
         "format": "fedmerge-results/1",
         "measure": ground.plan.measure.key,
@@ -108,5 +116,5 @@ def assemble(
         "admissions": [outcome.admission for outcome in outcomes if outcome.admission],
         "leave_one_out": [outcome.leave_one_out for outcome in outcomes if outcome.leave_one_out],
         "forgetting": forgotten,
-        "traffic": traffic,
+        **moved,
     }  # fmt: skip

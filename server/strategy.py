@@ -90,7 +90,8 @@ class FedMerge(Strategy):
         """
         began = time.monotonic()
         exchange = self._exchange(grid, timeout or self.plan.timeout_s)
-        exchange.traffic.extend((self.store.phase("traffic") or {"lines": []})["lines"])
+        for kept, name in ((exchange.traffic, "traffic"), (exchange.timeline, "timeline")):
+            kept.extend((self.store.phase(name) or {"lines": []})["lines"])
         try:
             ground = self._roll_call(exchange)
             self.places(ground)  # impossible rows are told before anything is trained
@@ -100,7 +101,9 @@ class FedMerge(Strategy):
             exchange.converse(grouping.over(ground, self.chains), self.at_once)
         finally:
             self.store.keep_phase("traffic", {"lines": exchange.traffic})
-        self.results = assemble(ground, outcomes, forgotten, exchange.traffic, holding.changes(ground))
+            self.store.keep_phase("timeline", {"lines": exchange.timeline})
+        moved = {"traffic": exchange.traffic, "timeline": exchange.timeline}
+        self.results = assemble(ground, outcomes, forgotten, moved, holding.changes(ground))
         log.info("the campaign took %.1f s", time.monotonic() - began)
         return Result()
 

@@ -1,8 +1,10 @@
-"""What a target keeps of a row whose ratios nobody else gets: `results/CAMPAIGN/LABEL.json` in its working folder.
+"""What a target keeps of a row, for itself: `results/CAMPAIGN/LABEL.json` in its working folder.
 
     {"format": "fedmerge-row/1", "campaign": ..., "label": ..., "method": ..., "sources": {site: digest},
      "ratios": {"kind": ..., "grain": ..., "groups": {group: numbers}} or null, "model": path below the working folder,
-     "stages": {"start": [case, ...], "adapted": ..., "fine-tuned": ...}, "curve": [[step, score], ...]}
+     "stages": {"start": [case, ...], "adapted": ..., "fine-tuned": ...}, "curve": [[step, score], ...],
+     "steps": {stage: steps until then}, "seconds": ..., "seed": ..., "target_cases": ...,
+     "net": its settings and patch, "trust": ..., "fold": whether it only helped to choose}
 
 Scores are those of single cases under their own ids: the file never leaves.
 """
@@ -34,6 +36,7 @@ def keep(site: Site, row: tasks.Row, told: tasks.Finetuned) -> Path:
     """
     folder = site.work / "rows" / row.key
     adapted = _adapted(site, folder)
+    before = adapted.steps if adapted else 0
     stages = {"start": told.start, "fine-tuned": told.finetuned}
     if adapted is not None:
         stages = {"start": adapted.start, "adapted": adapted.adapted, "fine-tuned": told.finetuned}
@@ -48,6 +51,13 @@ def keep(site: Site, row: tasks.Row, told: tasks.Finetuned) -> Path:
             "model": f"rows/{row.key}/fine-tuned.safetensors",
             "stages": stages,
             "curve": [*(adapted.curve if adapted else []), *told.curve],
+            "steps": {"start": 0, "adapted": before, "fine-tuned": before + told.steps},
+            "seconds": (adapted.seconds if adapted else 0.0) + told.seconds,
+            "seed": row.seed,
+            "target_cases": row.target_cases,
+            "net": {**row.net.settings, "patch": list(row.net.patch)},
+            "trust": row.trust,
+            "fold": row.folds > 0,
         },
         indent=1,
     )

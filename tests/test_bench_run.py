@@ -13,7 +13,7 @@ import pytest
 from small import campaign, hospitals
 
 from fedmerge import cli, results
-from fedmerge.bench import page
+from fedmerge.pages import markup
 
 SUITE = """
 title = "Small & tiny"
@@ -213,9 +213,10 @@ def test_the_page_tells_what_the_numbers_are(ran):
 
 def test_names_keep_their_hyphens_and_numbers_get_a_minus():
     """In cells."""
-    assert page._minus("-0.031 ± 0.002") == "\u22120.031 ± 0.002"
-    assert page._minus("t-imm, n = 4: right -0.5") == "t-imm, n = 4: right \u22120.5"
-    assert page._minus("t-imm@five-2") == "t-imm@five-2"
+    assert markup.minus("-0.031 ± 0.002") == "\u22120.031 ± 0.002"
+    assert markup.minus("t-imm, n = 4: right -0.5") == "t-imm, n = 4: right \u22120.5"
+    assert markup.minus("t-imm@five-2") == "t-imm@five-2"
+    assert markup.minus("0.1 [-0.2, 0.3]") == "0.1 [\u22120.2, 0.3]"
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ def test_the_profiles_of_phantoms_are_on_the_page():
         ("forgetting", results.FORGETTING),
         ("measures", {key: one for one in measures.MEASURES.values() for key in (one.key, *one.more, *one.extras)}),
         ("traffic", results.TRAFFIC),
+        ("timeline", results.TIMELINE),
         ("left_out", results.LEFT_OUT),
         ("changes", results.CHANGES),
         ("choices", results.CHOICES),

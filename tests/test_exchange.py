@@ -153,3 +153,37 @@ def test_numpy_and_pickle_serialisations_are_refused():
     content["payload"] = ArrayRecord({"weights": Array(np.zeros(3))})
     with pytest.raises(Refused, match=r"south: payload 'weights' expected plain bytes, got numpy\.ndarray"):
         transport.unpack(content, "south")
+
+
+def test_the_timeline_has_a_line_for_what_follows_each_other_about_the_same():
+    """Three steps of one row are one line with the sum of their bytes, another row is another line; times are there."""
+    exchange = exchange_with(echo_app())
+
+    def talk():
+        for label, k in (("a", 0), ("a", 1), ("a", 2), ("b", 0)):
+            yield Ask("north", "train.echo", {"label": label, "k": k}, {"x": bytes(1000)}, "far step")
+
+    before = time.time()
+    exchange.converse([talk()])
+    lines = [line for line in exchange.timeline if line["what"] == "far step"]
+    assert [(line["site"], line["about"], line["asks"], line["failed"]) for line in lines] == [
+        ("north", "a", 3, 0),
+        ("north", "b", 1, 0),
+    ]
+    assert [line["down"] // 1000 for line in lines] == [3, 1]
+    assert lines[0]["up"] > 3000
+    assert before <= lines[0]["begin"] <= lines[0]["end"] <= lines[1]["end"] <= time.time()
+
+
+def test_a_site_that_fails_has_its_line_too():
+    """What was sent in vain is on the timeline, and the campaign's end with it."""
+    exchange = exchange_with(echo_app(lambda site, task: "broken"))
+
+    def talk():
+        yield Ask("north", "train.echo", {"chain": 1}, {"x": bytes(1000)}, "contribution")
+
+    with pytest.raises(CampaignStopped):
+        exchange.converse([talk()])
+    (line,) = [line for line in exchange.timeline if line["what"] == "contribution"]
+    assert (line["about"], line["asks"], line["failed"], line["up"]) == ("chain 1", 1, 1, 0)
+    assert line["down"] > 1000

@@ -1,7 +1,6 @@
 """The page of a suite: one HTML file that needs nothing from elsewhere, readable on a telephone and in the dark."""
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fedmerge import figures, leaving, whole
-from fedmerge.bench import pictures, summary
+from fedmerge.bench import summary
 from fedmerge.bench.gather import Bench, choices, reference_of
 from fedmerge.bench.legend import legend, samples
 from fedmerge.bench.summary import Comparison, Line, Measure
+from fedmerge.pages import markup
+from fedmerge.pages.markup import chance, minus
 from fedmerge.results import Results
 
-STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 COMPARED = ["method", "against", "difference", "by chain", "cases ahead", "p", "p (Holm)"]
 
 
@@ -44,17 +44,10 @@ def html(bench: Bench, cases: Figure | None = None) -> str:
         _choices(bench),
         _leaving(bench),
         _traffic(bench),
-        _section("How to read this", "".join(f"<p>{sentence}</p>" for sentence in legend(bench))),
-        _section("The suite as it ran", f"<pre>{escape(suite.text)}</pre>", folded=True),
+        markup.section("How to read this", "".join(f"<p>{sentence}</p>" for sentence in legend(bench))),
+        markup.section("The suite as it ran", f"<pre>{escape(suite.text)}</pre>", folded=True),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(suite.title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return markup.document(suite.title, body)
 
 
 def main_table(bench: Bench) -> tuple[list[str], list[list[str]]]:
@@ -83,7 +76,7 @@ def _verdicts(bench: Bench) -> str:
     for one in bench.verdicts:
         findings = "".join(
             f'<li><span class="{_word(found.verdict)}">{found.verdict}</span> {escape(found.what)}: '
-            f"{escape(_minus(found.numbers))}</li>"
+            f"{escape(minus(found.numbers))}</li>"
             for found in one.findings
         )
         rows.append(
@@ -93,7 +86,7 @@ def _verdicts(bench: Bench) -> str:
         )
     if not rows:
         return ""
-    return _section("Hypotheses", f'<table class="verdicts">{"".join(rows)}</table>')
+    return markup.section("Hypotheses", f'<table class="verdicts">{"".join(rows)}</table>')
 
 
 def _part(bench: Bench, target: str, cases: int) -> str:
@@ -104,8 +97,11 @@ def _part(bench: Bench, target: str, cases: int) -> str:
         if pair is not None:
             compared.append(_compared(pair))
     title = f"{escape(target)}, {cases} training cases"
-    tables = [_table(_heading(bench), map(_cells, lines)), _table(COMPARED, compared, left=2) if compared else ""]
-    return _section(title, "".join(tables))
+    tables = [
+        markup.table(_heading(bench), map(_cells, lines)),
+        markup.table(COMPARED, compared, left=2) if compared else "",
+    ]
+    return markup.section(title, "".join(tables))
 
 
 def _heading(bench: Bench) -> list[str]:
@@ -140,8 +136,8 @@ def _compared(one: Comparison) -> list[str]:
         _spread(one.difference, "+.3f"),
         f"{sum(value > 0 for value in chains)} of {len(chains)}",
         f"{one.wins} of {one.cases}",
-        _p(one.p),
-        _p(one.p_holm),
+        chance(one.p),
+        chance(one.p_holm),
     ]
 
 
@@ -162,7 +158,7 @@ def _figures(bench: Bench) -> str:
             if own[key]:
                 heading = f"{title}, {cases} training cases{', ' + escape(arm) if arm else ''}"
                 figure = draw(own, bench.suite.reference.partition("@")[0])
-                parts.append(_section(heading, _figure(figure, f"f{i}n{j}"), folded=j > 0))
+                parts.append(markup.section(heading, markup.figure(figure, f"f{i}n{j}"), folded=j > 0))
     return "\n".join(parts)
 
 
@@ -181,64 +177,42 @@ def _own(results: Results, cases: int, arm: str) -> Results:
 
 def _samples(bench: Bench, cases: Figure) -> str:
     title, sentences = samples(bench)
-    return _section(title, _figure(cases, title.lower()) + f"<p>{sentences}</p>")
+    return markup.section(title, markup.figure(cases, title.lower()) + f"<p>{sentences}</p>")
 
 
 def _choices(bench: Bench) -> str:
     """What methods chose that choose among candidates, and how often."""
     rows = [[method, chosen, str(cases), str(count)] for method, cases, chosen, count in choices(bench.results)]
-    return _section("What was chosen", _table(["method", "chose", "cases", "runs"], rows, left=2)) if rows else ""
+    return (
+        markup.section("What was chosen", markup.table(["method", "chose", "cases", "runs"], rows, left=2))
+        if rows
+        else ""
+    )
 
 
 def _leaving(bench: Bench) -> str:
     """What the sources do in each merge."""
     names, rows = leaving.table(bench.results)
-    return _section("Merges without one of their sources", _table(names, rows, left=3), folded=True) if rows else ""
+    return (
+        markup.section("Merges without one of their sources", markup.table(names, rows, left=3), folded=True)
+        if rows
+        else ""
+    )
 
 
 def _traffic(bench: Bench) -> str:
     rows = [[what, f"{messages:,}", f"{size / 1e6:,.1f}"] for what, messages, size in bench.traffic]
-    return _section("Traffic, all runs together", _table(["what", "messages", "MB"], rows)) if rows else ""
-
-
-def _section(title: str, body: str, *, folded: bool = False) -> str:
-    if folded:
-        return f"<section><details><summary><h2>{title}</h2></summary>{body}</details></section>"
-    return f"<section><h2>{title}</h2>{body}</section>"
+    return markup.section("Traffic, all runs together", markup.table(["what", "messages", "MB"], rows)) if rows else ""
 
 
 def _list(title: str, sentences: Sequence[str]) -> str:
-    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    return _section(title, f"<ul>{items}</ul>") if items else ""
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        kinds = [' class="text"' if i < left else "" for i in range(len(cells))]
-        made = (f"<{tag}{kind}>{escape(_minus(cell))}</{tag}>" for kind, cell in zip(kinds, cells))
-        return f"<tr>{''.join(made)}</tr>"
-
-    body = "".join(row(cells, "td") for cells in rows)
-    return f'<div class="wide"><table><thead>{row(heading, "th")}</thead><tbody>{body}</tbody></table></div>'
-
-
-def _figure(figure: Figure, name: str) -> str:
-    return f'<div class="wide figure">{pictures.svg(figure, name)}</div>'
+    return markup.section(title, markup.sentences(sentences)) if sentences else ""
 
 
 def _spread(one: Measure, form: str = ".3f") -> str:
     if one.mean is None:
         return "–"
     return f"{one.mean:{form}}" if one.sd is None else f"{one.mean:{form}} ± {one.sd:.3f}"
-
-
-def _p(p: float | None) -> str:
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _minus(text: str) -> str:
-    """A minus sign where a number is negative; names keep their hyphens."""
-    return re.sub(r"(?<!\S)-(?=\d)", "\u2212", text)
 
 
 def _word(verdict: str) -> str:

@@ -27,6 +27,7 @@ from fedmerge.cli import (
     phantom,
     predict,
     programs,
+    report,
     runs,
     screen,
     simulate,
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 for _command in (
     simulate.simulate,
+    report.report,
     bench.bench,
     check.check,
     phantom.phantom,

@@ -201,5 +201,6 @@ def closing(out: Path) -> None:
     for sentence in report.legend(results):
         screen.say(sentence)
     screen.say(f"Results: {out / 'results.md'}, with figures, models and predictions beside it.")
+    screen.say(f"A page of it all, with the test cases where they are on this machine: fedmerge report {out}")
     if lines and all(line.failed == line.runs for line in lines):
         raise CampaignStopped(f"no method could be run; {out / 'results.md'} says why")

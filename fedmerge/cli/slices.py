@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedmerge.bench.slices import Slice
     from fedmerge.comparison import Row
     from fedmerge.results import Results
+    from sites.config import Site
 
 
 def figure(results: "Results", run: "Run", reference: str) -> "Figure | None":
@@ -27,6 +28,7 @@ def figure(results: "Results", run: "Run", reference: str) -> "Figure | None":
     """
     from fedmerge import measures
     from fedmerge.bench import slices
+    from sites import config
 
     rows = [row for row in results["rows"] if row["seed"] == run.seeds[0] and row["status"] == "ok"]
     if not rows:
@@ -36,50 +38,54 @@ def figure(results: "Results", run: "Run", reference: str) -> "Figure | None":
     methods = list(dict.fromkeys(row["method"] for row in rows))
     chooser = reference if reference in methods else methods[0]
     try:
-        kept = {method: _kept(method, results, run, target) for method in slices.shown(methods, chooser)}
-        return FIGURES[measures.of(results).key](results, rows, run, chooser, kept)
+        folders = {method: kept(method, results, run, target) for method in slices.shown(methods, chooser)}
+        site = config.from_campaign(run.campaign, target, work=run.out / "sites" / target)
+        return FIGURES[measures.of(results).key](rows, site, chooser, folders)
     except (FedmergeError, OSError, ValueError):  # the page does without: predictions may have been thrown away
         return None
 
 
-def _slices(
-    results: "Results", rows: "list[Row]", run: "Run", chooser: str, kept: Mapping[str, Path]
-) -> "Figure | None":
+def _slices(rows: "list[Row]", site: "Site", chooser: str, folders: Mapping[str, Path]) -> "Figure | None":
     from fedmerge.bench import slices
 
-    target = rows[0]["target"]
     chosen = slices.choose([row for row in rows if row["method"] == chooser])
-    read = [_slice(rows, run, target, case, kept) for case in chosen]
-    labels = next(site["labels"] for site in results["sites"] if site["name"] == target)
-    return slices.draw(read, labels) if read else None
+    read = [_slice(rows, site, case, folders) for case in chosen]
+    return slices.draw(read, list(site.data.labels)) if read else None
 
 
-def _pictures(_: "Results", rows: "list[Row]", run: "Run", chooser: str, kept: Mapping[str, Path]) -> "Figure | None":
+def pictures(rows: "list[Row]", site: "Site", chooser: str, folders: Mapping[str, Path]) -> "Figure | None":
+    """Test pictures with what the methods took them for; None without any.
+
+    Args:
+        rows: of one seed and chain at one target.
+        site: the target.
+        chooser: the method by whose row they are chosen.
+        folders: method -> where its predictions lie.
+    """
     from fedmerge.bench import samples
 
     chosen = samples.choose([row for row in rows if row["method"] == chooser])
-    read = [_sample(rows, run, case, kept) for case in chosen]
+    read = [_sample(rows, site, case, folders) for case in chosen]
     return samples.draw(read) if read else None
 
 
-FIGURES: "dict[str, Callable[[Results, list[Row], Run, str, Mapping[str, Path]], Figure | None]]" = {  # by measure
+FIGURES: "dict[str, Callable[[list[Row], Site, str, Mapping[str, Path]], Figure | None]]" = {  # by measure
     "dice": _slices,
-    "f1": _pictures,
+    "f1": pictures,
 }
 
 
-def _slice(rows: "Sequence[Row]", run: "Run", target: str, case: str, kept: Mapping[str, Path]) -> "Slice":
+def _slice(rows: "Sequence[Row]", site: "Site", case: str, folders: Mapping[str, Path]) -> "Slice":
     import numpy as np
 
     from fedmerge.bench import slices
     from fedmerge.comparison import case_means, last_stage
-    from sites import cases, config, loading, regrid, volumes
+    from sites import cases, loading, regrid, volumes
 
-    site = config.from_campaign(run.campaign, target, work=run.out / "sites" / target)
     found = next(one for one in cases.find(site.data) if one.id == case)
-    images, _ = regrid.read(found.images, len(cases.modalities(site.data)), site.data.grids, target)
+    images, _ = regrid.read(found.images, len(cases.modalities(site.data)), site.data.grids, site.name)
     image = images[0]
-    truth, _ = loading.read_truth(found, image, site.data, target)
+    truth, _ = loading.read_truth(found, image, site.data, site.name)
     axis, i = slices.cut(truth)
     spacing = [mm for k, mm in enumerate(image.spacing_mm) if k != axis]
     return slices.Slice(
@@ -87,37 +93,37 @@ def _slice(rows: "Sequence[Row]", run: "Run", target: str, case: str, kept: Mapp
         image=image.data.take(i, axis),
         truth=np.take(truth, i, axis),
         found={
-            method: volumes.read_labels(folder / f"{case}.nii.gz").data.take(i, axis) for method, folder in kept.items()
+            method: volumes.read_labels(folder / f"{case}.nii.gz").data.take(i, axis)
+            for method, folder in folders.items()
         },
         dice={
             method: case_means(last_stage([row for row in rows if row["method"] == method]).values())[case]
-            for method in kept
+            for method in folders
         },
         aspect=spacing[1] / spacing[0],
     )
 
 
-def _sample(rows: "Sequence[Row]", run: "Run", case: str, kept: Mapping[str, Path]) -> "Sample":
+def _sample(rows: "Sequence[Row]", site: "Site", case: str, folders: Mapping[str, Path]) -> "Sample":
     from fedmerge.bench import samples
     from fedmerge.comparison import last_stage
-    from sites import cases, config, pictures
+    from sites import cases
+    from sites import pictures as files
 
-    target = rows[0]["target"]
-    site = config.from_campaign(run.campaign, target, work=run.out / "sites" / target)
     found = next(one for one in cases.find(site.data) if one.id == case)
     told = {
         method: one
-        for method in kept
+        for method in folders
         for row in last_stage([row for row in rows if row["method"] == method]).values()
         for one in row["cases"]
         if one["case"] == case
     }
     return samples.Sample(
         case=case,
-        image=pictures.read(found.images[0], len(cases.modalities(site.data)), who=target),
+        image=files.read(found.images[0], len(cases.modalities(site.data)), who=site.name),
         truth=next(iter(told.values()))["truth"],
         found={
-            method: (one["prediction"], _probability(kept[method] / f"{case}.json", one["prediction"]))
+            method: (one["prediction"], _probability(folders[method] / f"{case}.json", one["prediction"]))
             for method, one in told.items()
         },
     )
@@ -131,7 +137,7 @@ def _probability(path: Path, prediction: str) -> float | None:
     return probability
 
 
-def _kept(method: str, results: "Results", run: "Run", target: str) -> Path:
+def kept(method: str, results: "Results", run: "Run", target: str) -> Path:
     """The folder of a row's predictions; what chooses among candidates keeps them under the name of its choice."""
     from fedmerge import campaign, fusion
     from fedmerge.bench.runs import sources
