@@ -109,3 +109,25 @@ def lines(results: Results) -> list[Line]:
         _line(target, target_cases, method, rows, results["rows"])
         for (target, target_cases, method), rows in grouped(results["rows"]).items()
     ]
+
+
+Mixed = tuple[str, str, int, tuple[str, ...]]  # method, target, number of its cases, sites
+Fits = dict[Mixed, list[Row]]
+
+
+def fits(results: Results) -> Fits:
+    """The entries of `ratios`, by method, target, number of its cases, and the sites whose models were mixed.
+
+    A method that chooses its sites may mix others in each run: ratios of different sites have no mean.
+    """
+    found: Fits = {}
+    for one in results["ratios"]:
+        if one["groups"]:
+            key = (one["method"], one["target"], one["target_cases"], tuple(one["sites"]))
+            found.setdefault(key, []).append(one)
+    return found
+
+
+def mixed(results: Results) -> tuple[str, ...]:
+    """All sites of `ratios`, in their order there: a site's place in it is its colour."""
+    return tuple(dict.fromkeys(site for one in results["ratios"] for site in one["sites"]))

@@ -59,6 +59,24 @@ def test_the_mean_ends_where_the_shortest_run_ends():
     np.testing.assert_allclose(mean, [0.0, 0.3, 0.6])
 
 
+def test_runs_that_mixed_other_sites_have_panels_of_their_own():
+    """What a method admits may differ from run to run; a site keeps its colour, and no mean is taken over both."""
+    made = made_up.results()
+    (one, *_) = made["ratios"]
+    names, groups = ["north", "south", "west"], list(one["groups"])
+    shares = {"north": 0.5, "south": 0.3, "west": 0.2}
+    fits = [
+        {**one, "seed": seed, "sites": sites, "groups": {g: [shares[s] for s in sites] for g in groups}}
+        for seed, sites in enumerate((names, names, ["south", "west"]))
+    ]
+    top, bottom = figures.ratios({**made, "ratios": fits}).axes
+    assert [line.get_label() for line in top.lines[1:]] == names
+    assert [line.get_label() for line in bottom.lines[1:]] == names[1:]
+    assert [line.get_color() for line in bottom.lines[1:]] == [line.get_color() for line in top.lines[2:]]
+    assert "of north and south and west (2 runs)" in top.get_title(loc="left")
+    assert "of south and west (1 run)" in bottom.get_title(loc="left")
+
+
 def test_ratios_are_drawn_layer_by_layer_in_the_nets_order():
     """The line of a site runs through the mean ratio of each layer; kernels show as a band."""
     made = made_up.results(("t-imm", "t-imm-kernel"), (0,))

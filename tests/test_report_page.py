@@ -215,7 +215,7 @@ def test_each_layer_is_divided_as_its_sources_are_mixed():
         {"method": "t-imm", "sites": ["a", "b"], "grain": "layer", "groups": {n: [s, 1 - s] for n in names}}
         for s in (0.2, 0.4)
     ]
-    text = net.draw(drawn, fits)
+    text = net.draw(drawn, fits, ["a", "b"])
     heights = [float(h) for h in re.findall(r'height="([\d.]+)" fill', text)]
     assert heights == pytest.approx([0.3 * net.TALL, 0.7 * net.TALL] * len(names))
     assert text.count("not merged") == len(drawn) - len(names)

@@ -1,14 +1,14 @@
 """The chapters of a run's page, in its order, each out of the results and of what is known besides."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from fedmerge import figures, leaving, measures, report
-from fedmerge.comparison import REFERENCE
+from fedmerge import comparison, figures, leaving, measures, report
+from fedmerge.comparison import REFERENCE, Fits, Mixed, Row
 from fedmerge.figures.style import by_part
 from fedmerge.pages import markup, net, scores, timeline, verdict, viewer
 from fedmerge.pages.around import Around
@@ -87,19 +87,19 @@ def _drawn(
 
 
 def _ratios(results: Results, _: Around) -> list[Chapter]:
-    fits: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
-    for one in results["ratios"]:
-        if one["groups"]:
-            fits.setdefault((one["target"], one["method"], one["target_cases"]), []).append(one)
+    fits, sites = comparison.fits(results), comparison.mixed(results)
     if not fits:
         return []
     layers, why = net.of(results)
-    several = len({(target, cases) for target, _, cases in fits}) > 1
+    several = len({key[1:3] for key in fits}) > 1
+    divided = [key[:3] for key in fits]
     blocks = []
-    for i, ((target, method, cases), own) in enumerate(_fitted_first(fits)):
+    for i, ((method, target, cases, mixed), own) in enumerate(_fitted_first(fits)):
         title = f"{escape(method)}{f', {escape(_where((target, cases)))}' if several else ''}"
+        if divided.count((method, target, cases)) > 1:
+            title += f" of {escape(' and '.join(mixed))}"
         grain = GRAINS[own[0]["grain"]]
-        drawing = net.draw(layers, own) + net.key(own[0]["sites"]) if layers else ""
+        drawing = net.draw(layers, own, sites) + net.key(mixed, sites) if layers else ""
         table = f"<details><summary>The same as figures</summary>{net.table(own)}</details>"
         inner = f'<p class="quiet">{grain}, mean over {len(own)} run{"s" * (len(own) > 1)}</p>{drawing}{table}'
         blocks.append(f"<details{' open' * (i == 0)}><summary><h3>{title}</h3></summary>{inner}</details>")
@@ -119,14 +119,14 @@ GRAINS = {
 }
 
 
-def _fitted_first(fits: dict[Any, list[dict[str, Any]]]) -> Sequence[tuple[Any, list[dict[str, Any]]]]:
+def _fitted_first(fits: Fits) -> list[tuple[Mixed, list[Row]]]:
     """Equal shares have the least to show, so they come last; T-IMM comes first."""
 
-    def key(item: tuple[Any, list[dict[str, Any]]]) -> tuple[bool, bool]:
+    def key(item: tuple[Mixed, list[Row]]) -> tuple[bool, bool]:
         share = 1 / len(item[1][0]["sites"])
         flat = [v for fit in item[1] for values in fit["groups"].values() for v in values]
         equal = all(isinstance(v, float | int) and abs(v - share) < 1e-6 for v in flat)
-        return equal, item[0][1] != REFERENCE
+        return equal, item[0][0] != REFERENCE
 
     return sorted(fits.items(), key=key)
 

@@ -41,12 +41,13 @@ def shares(fits: Sequence[Mapping[str, Any]]) -> Shares:
     return {group: [float(v) for v in np.mean(rows, axis=0)] for group, rows in found.items()}
 
 
-def draw(net: Sequence[Layer], fits: Sequence[Mapping[str, Any]]) -> str:
+def draw(net: Sequence[Layer], fits: Sequence[Mapping[str, Any]], order: Sequence[str]) -> str:
     """The drawing of one method.
 
     Args:
         net: its layers in the order of computation.
-        fits: the method's entries of `ratios`, at one target.
+        fits: the method's entries of `ratios`, at one target, of the same sites.
+        order: all sites; a site's place in it is its colour.
     """
     own, sites = shares(fits), fits[0]["sites"]
     deepest = max(layer.level for layer in net)
@@ -55,7 +56,7 @@ def draw(net: Sequence[Layer], fits: Sequence[Mapping[str, Any]]) -> str:
     xs = {layer.name: LEFT + STEP * i for i, layer in enumerate(net)}
     parts = [*_levels(net, right), *_skips(net, xs), *_path(net, xs)]
     for layer in net:
-        parts.append(_bar(layer, _of(layer.name, own), sites, xs[layer.name]))
+        parts.append(_bar(layer, _of(layer.name, own), sites, xs[layer.name], order))
     title = f"The net, each layer divided as {fits[0]['method']} mixes the sources: {', '.join(sites)}"
     svg = (
         f'<svg class="net" viewBox="0 0 {right + 92} {height}" style="min-width:{min(right + 92, 760)}px;'
@@ -64,11 +65,11 @@ def draw(net: Sequence[Layer], fits: Sequence[Mapping[str, Any]]) -> str:
     return markup.wide(svg, "mixing ratios on the net", " figure")
 
 
-def key(sites: Sequence[str]) -> str:
-    """Which colour is whose."""
+def key(sites: Sequence[str], order: Sequence[str]) -> str:
+    """Which colour is whose; `order` as for `draw`."""
     marks = "".join(
-        f'<li><span class="mark" style="background:{colours.site(t)}"></span>{escape(name)}</li>'
-        for t, name in enumerate(sites)
+        f'<li><span class="mark" style="background:{colours.site(order.index(name))}"></span>{escape(name)}</li>'
+        for name in sites
     )
     return (
         f'<ul class="key">{marks}<li><span class="mark empty"></span>not merged: it stays the target\'s own</li></ul>'
@@ -95,7 +96,7 @@ def _of(name: str, own: Shares) -> list[float] | None:
     return own["model"] if list(own) == ["model"] else None
 
 
-def _bar(layer: Layer, own: Sequence[float] | None, sites: Sequence[str], x: int) -> str:
+def _bar(layer: Layer, own: Sequence[float] | None, sites: Sequence[str], x: int, order: Sequence[str]) -> str:
     y = TOP + LEVEL * layer.level
     size = "×".join(map(str, layer.size)) or "one vector"
     words = f"{layer.name}: {layer.channels} channels of {size}"
@@ -104,9 +105,10 @@ def _bar(layer: Layer, own: Sequence[float] | None, sites: Sequence[str], x: int
         words += "; not merged"
     else:
         inner, top = "", float(y)
-        for t, share in enumerate(own):
-            inner += f'<rect x="{x}" y="{top:.2f}" width="{BAR}" height="{share * TALL:.2f}" fill="{colours.site(t)}"/>'
-            top += share * TALL
+        for name, share in zip(sites, own, strict=True):
+            colour, tall = colours.site(order.index(name)), share * TALL
+            inner += f'<rect x="{x}" y="{top:.2f}" width="{BAR}" height="{tall:.2f}" fill="{colour}"/>'
+            top += tall
         inner += f'<rect class="edge" x="{x}" y="{y}" width="{BAR}" height="{TALL}" rx="2"/>'
         words += "; " + ", ".join(f"{name} {share:.3f}" for name, share in zip(sites, own))
     return f"<g><title>{escape(words)}</title>{inner}</g>"
