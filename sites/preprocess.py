@@ -138,8 +138,9 @@ def _along_axes(array: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tenso
     """(..., X, Y, Z) times one matrix an axis: the axis that shrinks most goes first, to save work."""
     for axis in sorted(range(3), key=lambda a: matrices[a].shape[0] / matrices[a].shape[1]):
         matrix = matrices[axis]
-        if torch.equal(matrix, torch.eye(*matrix.shape)):
-            continue
+        rows, columns = matrix.shape
+        if rows == columns and torch.equal(matrix, torch.eye(rows)):
+            continue  # as it is; cropping by one voxel keeps the diagonal too
         if axis == 2:
             array = array @ matrix.T
         elif axis == 1:

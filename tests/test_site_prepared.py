@@ -197,7 +197,7 @@ def test_the_files_are_for_the_sites_own_user_alone(site, forgetful):
         raw = path.read_bytes()
         header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
         assert set(json.loads(header["__metadata__"]["case"].partition(" ")[2])) == {
-            "box", "grid", "shape", "affine", "orientation", "codes", "regridded",
+            "box", "grid", "shape", "affine", "orientation", "codes", "regridded", "patch", "label",
         }  # fmt: skip
 
 

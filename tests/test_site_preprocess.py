@@ -58,7 +58,9 @@ def test_the_two_ways_of_resampling_meet_at_equal_spacing():
     torch.testing.assert_close(fine, coarse)
 
 
-@pytest.mark.parametrize(("shape", "patch"), [((5, 6, 7), (8, 8, 8)), ((9, 8, 7), (4, 8, 3)), ((5, 9, 4), (8, 4, 4))])
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((5, 6, 7), (8, 8, 8)), ((9, 8, 7), (4, 8, 3)), ((5, 9, 4), (8, 4, 4)), ((9, 9, 9), (8, 8, 8))]
+)
 def test_without_a_spacing_voxels_are_cropped_and_padded_and_put_back(shape, patch):
     """No voxel changes its value on the way, and what was inside the patch comes back where it was."""
     image = np.random.default_rng(0).integers(1, 4, shape).astype(np.uint8)
