@@ -126,7 +126,6 @@ def inference(info: Mapping[str, Any]) -> dict[str, Any]:
             "val_handlers": "@handlers",
             "amp": False,
         },
-        "initialize": ["$torch.set_grad_enabled(False)"],
         "run": ["$@evaluator.run()"],
     }
 

@@ -230,9 +230,12 @@ def digest(found: Sequence[Found], data: Data, scan_shift: Scanner | None = None
         ("crop", None),
         ("bias_field", None),
         ("landmarks", None),
+        ("files", {}),
+        ("derivative", None),
     ):
         if settings[key] == unset:
             del settings[key]
+    settings["label_file"] = settings["label_file"] or "label"  # its default was this name
     if scan_shift and not scan_shift.invert:
         del settings["scanner"]["invert"]
     for key in ("labels", "pooled_labels"):  # their order is the channels'

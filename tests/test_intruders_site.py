@@ -218,7 +218,8 @@ def test_a_header_beyond_its_bound_and_words_for_a_terminal_do_no_harm(north, ca
             assert line.recv(4) == b""
         with pytest.raises(client.Failed):
             ask(north, "x\n2026 INFO all is well\x1b[2J", {}, bundle="sha256:\x1b]0;owned\x07\n")
-    (_, first), (what, reason) = refusals(north)
+    # two connections, two threads: either may be the first to write its line
+    (_, first), (what, reason) = sorted(refusals(north), key=lambda line: "header" not in line[1])
     assert "header expected at most" in first
     assert what.startswith("x?2026 INFO all is well?[2J")
     assert "\x1b" not in caplog.text + reason

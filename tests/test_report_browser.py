@@ -178,8 +178,10 @@ def test_the_annotation_lies_where_the_file_has_it(chromium, tmp_path):
     """A label in the right, front, upper corner of the patient is seen at the left and top of the screen."""
     import numpy as np
 
+    from fedmerge import colours
     from sites import volumes
 
+    red, green, blue = colours.of(made_run.LABELS)[made_run.LABELS[0]]
     run = made_run.write(tmp_path / "run", cases=1, methods=("none",))
     affine = np.diag([-1.5, 1.0, 2.0, 1.0])
     truth = np.zeros((26, 30, 22), np.uint8)
@@ -191,7 +193,8 @@ def test_the_annotation_lies_where_the_file_has_it(chromium, tmp_path):
         found.locator("#viewer-opacity").fill("100")
         mean = found.locator('canvas[data-side="truth"][data-plane="axial"]').evaluate(
             "n => { const d = n.getContext('2d').getImageData(0, 0, n.width, n.height).data; let c = 0, x = 0, y = 0;"
-            "for (let i = 0; i < d.length; i += 4) if (d[i] === 230 && d[i + 1] === 159 && d[i + 2] === 0) {"
+            "for (let i = 0; i < d.length; i += 4)"
+            f" if (d[i] === {red} && d[i + 1] === {green} && d[i + 2] === {blue}) {{"
             " c++; x += (i / 4) % n.width; y += Math.floor(i / 4 / n.width); }"
             "return [x / c / n.width, y / c / n.height, c]; }"
         )

@@ -248,7 +248,7 @@ def check_patch(settings: Mapping[str, Any], patch: Sequence[int]) -> None:
         foreign.check_patch(like, net["name"], (1, 2), patch, voxelwise=not classifies(net["name"]))
         return
     on_meta(plain, in_channels=1, out_channels=1)  # an impossible depth is told here, before it is an exponent
-    factor = 2 ** (net["depth"] - 1)
+    factor = 2 ** (net.get("depth", 1) - 1)  # a net that somebody put into `NETS` may know no levels
     got = "x".join(map(str, patch))
     if len(patch) != net["dims"]:
         raise ConfigError(f"net {net['name']}: patch expected {net['dims']} sides, got {got}")
