@@ -76,7 +76,7 @@ def test_a_site_draws_its_own_curves_and_the_server_has_none_of_them(run, tmp_pa
 
 def test_a_step_that_was_trained_again_counts_once_and_half_a_line_not_at_all(tmp_path):
     """As a training leaves them that was stopped and resumed."""
-    folder = tmp_path / "private/work/curves"
+    folder = tmp_path / "private" / "work" / "curves"
     folder.mkdir(parents=True)
     line = {"site": "north", "run": "training/a b/..", "loss": 1.0, "lr": 0.1, "validation": None, "time": 5.0}
     lines = [json.dumps({**line, "step": step, "loss": loss}) for step, loss in ((1, 3.0), (2, 2.0), (2, 1.5))]
