@@ -16,6 +16,7 @@ from fedmerge import nets, results
 from fedmerge.comparison import last_stage
 from fedmerge.pages import cases, intervals, layers, markup, net, report, scores, timeline, verdict
 from fedmerge.pages.around import Around, Images
+from server import plan
 
 PART = ("harbour", 4)
 
@@ -204,6 +205,14 @@ def test_the_drawing_of_a_net_has_every_layer_at_its_level(settings, patch, deep
     assert len(found) == len(wanted)
     assert max(layer.level for layer in found) == deepest
     assert all(layer.size == tuple(side >> layer.level for side in patch) for layer in found if layer.size)
+
+
+def test_a_campaign_s_own_net_is_drawn_whatever_its_table_says_beside_the_net():
+    """Keys of the plan, all that there are, build no net and stand in no drawing's way."""
+    table = {**dict.fromkeys(plan.NET, None), "name": "isensee2017", "depth": 2, "patch": [8, 8, 8]}
+    found, why = net.of({"campaign": {"net": table}, "sites": []})
+    assert why == ""
+    assert found[0].name == "stem"
 
 
 def test_each_layer_is_divided_as_its_sources_are_mixed():

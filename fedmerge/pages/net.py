@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from fedmerge import nets
 from fedmerge.errors import FedmergeError
+from fedmerge.nets.foreign import RESERVED
 from fedmerge.pages import colours, layers, markup
 from fedmerge.pages.layers import Layer
 from fedmerge.results import Results
 
 BAR, STEP, TALL, LEVEL, LEFT, TOP = 20, 27, 62, 106, 14, 22
-OF_PLAN = ("patch", "specific", "fusable", "weights", "in_channels", "out_channels")  # keys that build no net
 
 Shares = dict[str, list[float]]  # layer -> the mean ratio of each site
 
@@ -21,7 +22,7 @@ Shares = dict[str, list[float]]  # layer -> the mean ratio of each site
 def of(results: Results) -> tuple[list[Layer], str]:
     """The layers of the campaign's net; none, and why, where it cannot be built here."""
     table = results["campaign"].get("net", {})
-    settings = {key: value for key, value in table.items() if key not in OF_PLAN}
+    settings = {key: value for key, value in nets.bare(table).items() if key == "name" or key not in RESERVED}
     sites = results.get("sites", [])
     labels = next((site["labels"] for site in sites if site.get("role") == "target"), ["label"])
     if "patch" not in table:
