@@ -1,5 +1,6 @@
 """A site's own hardware: what the table says, that trainings follow it, and that a missing device is told early."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -48,8 +49,7 @@ def test_a_device_that_is_not_there_is_told_before_training(tmp_path):
     (line,) = findings.hardware(site)
     assert line.result == "error"
     for sentence in (error.sentence, line.found):
-        with pytest.raises(AssertionError, match=wanted):
-            raise AssertionError(sentence)
+        assert re.search(wanted, sentence)
 
 
 def test_auto_is_what_the_owner_says():
