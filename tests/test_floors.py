@@ -64,6 +64,7 @@ FLOORS = {
     "fedmerge.leaving": 2,
     "fedmerge.cards": 2,
     "fedmerge.events": 2,
+    "fedmerge.tracking": 2,
     "fedmerge.monai_export": 2,
     "fedmerge.monai_import": 2,
     "fedmerge.comparison": 2,
