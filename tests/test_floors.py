@@ -63,6 +63,7 @@ FLOORS = {
     "fedmerge.results": 2,
     "fedmerge.leaving": 2,
     "fedmerge.cards": 2,
+    "fedmerge.contribution_cards": 2,
     "fedmerge.events": 2,
     "fedmerge.tracking": 2,
     "fedmerge.monai_export": 2,
