@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from inspect import ismethod
 from typing import Any
 
 import torch
@@ -109,7 +110,8 @@ def _groups(trace: Trace) -> Groups:
 
 def _answer(net: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - a net returns what it likes
     """The logits, of all levels where a net has several: its coarser heads read hidden units too."""
-    return getattr(net, "levels", net)(x)
+    levels = getattr(net, "levels", None)
+    return levels(x) if ismethod(levels) else net(x)
 
 
 def _drawn(like: Tensor, g: torch.Generator) -> Tensor:
