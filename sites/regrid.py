@@ -75,10 +75,7 @@ def image(volume: Volume, first: Volume, grids: str, name_first: str, name: str)
     Raises:
         DataError: it has other voxels and is refused, or the two show hardly anything in common.
     """
-    if grids == "refuse":
-        volumes.same_grid(first, volume, name_first, name)
-        return volume
-    if same(volume, first):
+    if _stays(volume, first, grids, name_first, name):
         return volume
     there = shared(volume, first)
     if there < LEAST_SHARED:
@@ -104,10 +101,7 @@ def labels(
     Raises:
         DataError: it has other voxels and is refused, or a part of its foreground lies outside the image.
     """
-    if grids == "refuse":
-        volumes.same_grid(first, volume, name_first, name)
-        return volume
-    if same(volume, first):
+    if _stays(volume, first, grids, name_first, name):
         return volume
     foreground = np.argwhere(volume.data)
     place = _places(_places(foreground, volume.affine), np.linalg.inv(first.affine))
@@ -115,6 +109,14 @@ def labels(
     if inside < least:
         raise DataError(f"{name} expected its labels inside {name_first}, got {inside:.0%} of their voxels there")
     return replace(first, data=_resampled(volume, first, SimpleITK.sitkNearestNeighbor, 0.0))
+
+
+def _stays(volume: Volume, first: Volume, grids: str, name_first: str, name: str) -> bool:
+    """Whether it has the first one's voxels; where others are refused, an error says that it has not."""
+    if grids == "refuse":
+        volumes.same_grid(first, volume, name_first, name)
+        return True
+    return same(volume, first)
 
 
 def shared(volume: Volume, first: Volume) -> float:
