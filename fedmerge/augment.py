@@ -1,8 +1,10 @@
 """Training images changed at random, so that a net learns what does not matter: nnU-Net's augmentations.
 
 What is drawn is data, a list of named changes with their numbers, and a pure function applies it. Strengths and
-probabilities are those of nnU-Net (Isensee et al., Nature Methods 2021, and its code, version 2); resampling, smoothing
-and gamma are MONAI's. Images are expected as they are trained on: each channel with mean 0 and standard deviation 1.
+probabilities are those that nnU-Net (Isensee et al., Nature Methods 2021) has for 3D patches in the code of its version
+2: `nnUNetTrainer.get_training_transforms` of nnunetv2 2.8.1, with the transforms of batchgeneratorsv2 0.3.6.
+`docs/patches.md` says what differs. Resampling, smoothing and gamma are MONAI's. Images are expected as they are
+trained on: each channel with mean 0 and standard deviation 1.
 
     changes = draw(["rotate", "gamma"], dice, channels=4)
     image, label = apply(changes, image, label)
@@ -37,17 +39,20 @@ def draw(names: Collection[str], dice: Dice, channels: int) -> list[Change]:
     Args:
         names: of `NAMES`, or "all"; the others never happen.
         dice: everything is drawn whether it is wanted or not, so that one name does not move another one's numbers.
-        channels: of the image; intensities are changed channel by channel.
+        channels: of the image; intensities are changed channel by channel, all but the strength of noise.
     """
     angles = [math.radians(dice.uniform(-30, 30)) for _ in range(3)]
     turned, scaled = dice.random() < 0.2, dice.random() < 0.2
-    size = dice.uniform(0.7, 1.0) if dice.random() < 0.5 else dice.uniform(1.0, 1.4)
+    size = 1 / dice.uniform(0.7, 1.4)  # nnU-Net draws by how much farther apart the voxels are looked at
     spatial: dict[str, Any] = {}
     if turned and wanted("rotate", names):
         spatial["angles"] = angles
     if scaled and wanted("scale", names):
         spatial["size"] = size
     found = [Change("resample", spatial)] if spatial else []
+    noisy, deviation, seed = dice.random() < 0.1, dice.uniform(0, 0.1), int(dice.integers(2**62))
+    if noisy and wanted("noise", names):
+        found.append(Change("noise", {"deviation": deviation, "seed": seed}))
     for name, chance, share, make in INTENSITIES:
         happens = dice.random() < chance
         drawn = [make(dice) if dice.random() < share else None for _ in range(channels)]
@@ -132,15 +137,14 @@ def _by_channel(change: Callable[[Tensor, Any], Tensor]) -> Callable[..., tuple[
     return changed
 
 
-def _noise(channel: Tensor, drawn: tuple[float, int]) -> Tensor:
-    deviation, seed = drawn
-    return channel + deviation * torch.randn(channel.shape, generator=torch.Generator().manual_seed(seed))
+def _noise(image: Tensor, label: Tensor, *, deviation: float, seed: int) -> tuple[Tensor, Tensor]:
+    return image + deviation * torch.randn(image.shape, generator=torch.Generator().manual_seed(seed)), label
 
 
-def _blur(channel: Tensor, sigma: float) -> Tensor:
+def _blur(channel: Tensor, sigmas: Sequence[float]) -> Tensor:
     from monai.transforms.intensity.array import GaussianSmooth  # as above
 
-    out: Any = GaussianSmooth(sigma)(channel)
+    out: Any = GaussianSmooth(sigmas)(channel)
     plain: Tensor = out.as_tensor()
     return plain
 
@@ -153,7 +157,7 @@ def _contrast(channel: Tensor, factor: float) -> Tensor:
 def _resolution(channel: Tensor, share: float) -> Tensor:
     """Fewer voxels, and back: nearest neighbours on the way down, linear on the way up."""
     small = [max(1, round(side * share)) for side in channel.shape[1:]]
-    fewer = F.interpolate(channel[None], size=small, mode="nearest")
+    fewer = F.interpolate(channel[None], size=small, mode="nearest-exact")
     return F.interpolate(fewer, size=channel.shape[1:], mode="trilinear")[0]
 
 
@@ -170,19 +174,24 @@ def _flip(image: Tensor, label: Tensor, *, axes: Sequence[int]) -> tuple[Tensor,
     return image.flip(*axes), label.flip(*axes)
 
 
+def _exponent(dice: Dice) -> float:
+    """As often below 1 as above."""
+    return dice.uniform(0.7, 1.0) if dice.random() < 0.5 else dice.uniform(1.0, 1.5)
+
+
 Intensity = tuple[str, float, float, Callable[[Dice], Any]]
 INTENSITIES: list[Intensity] = [  # name, how often, for which share of the channels then, how strong
-    ("noise", 0.1, 1.0, lambda dice: (math.sqrt(dice.uniform(0, 0.1)), int(dice.integers(2**62)))),
-    ("blur", 0.2, 0.5, lambda dice: dice.uniform(0.5, 1.0)),
+    ("blur", 0.2, 0.5, lambda dice: [dice.uniform(0.5, 1.0) for _ in range(3)]),
     ("brightness", 0.15, 1.0, lambda dice: dice.uniform(0.75, 1.25)),
     ("contrast", 0.15, 1.0, lambda dice: dice.uniform(0.75, 1.25)),
     ("resolution", 0.25, 0.5, lambda dice: dice.uniform(0.5, 1.0)),
-    ("gamma", 0.4, 1.0, lambda dice: (dice.uniform(0.7, 1.5), bool(dice.random() < 0.25))),
+    ("gamma", 0.1, 1.0, lambda dice: (_exponent(dice), True)),
+    ("gamma", 0.3, 1.0, lambda dice: (_exponent(dice), False)),
 ]
 
 CHANGES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "resample": resample,
-    "noise": _by_channel(_noise),
+    "noise": _noise,
     "blur": _by_channel(_blur),
     "brightness": _by_channel(lambda channel, factor: channel * factor),
     "contrast": _by_channel(_contrast),

@@ -60,9 +60,9 @@ def markdown(info: Mapping[str, Any], parameters: int, digest: str, told: Told, 
     names = _names(info, row, told.pseudonyms)
     parts = [
         ("Intended use", [told.use or USE]),
-        ("The model", _table(_model(info, parameters, digest))),
-        ("Labels", _table(_labels(info))),
-        ("How it was made", [*_table(_made(info, row, results, names)), *_ratios(row, results, names)]),
+        ("The model", table(_model(info, parameters, digest))),
+        ("Labels", table(_labels(info))),
+        ("How it was made", [*table(_made(info, row, results, names)), *_ratios(row, results, names)]),
         ("Evidence", _evidence(row, results)),
         ("Privacy", [privacy(info, results, names)]),
         ("Limits", [f"- {line}" for line in LIMITS]),
@@ -196,7 +196,7 @@ def _ratios(row: Row | None, results: Results | None, names: Mapping[str, str]) 
         values = [value for group in one["groups"].values() for value in _flat(group[k])]
         low, high = min(values), max(values)
         rows.append((names.get(site, site), f"{sum(values) / len(values):.2f} ({low:.2f} to {high:.2f})"))
-    return [*lines, *_table(rows)]
+    return [*lines, *table(rows)]
 
 
 def _flat(value: Any) -> list[float]:  # noqa: ANN401 - a number, or one a kernel
@@ -221,10 +221,12 @@ def _evidence(row: Row | None, results: Results | None) -> list[str]:
     if validated:
         rows.append((f"{measure.name}, validation cases, best", f"{max(validated):.3f}"))
     single = f"One run of seed {row['seed']} and chain {row['chain']}; other runs differ (`results.md` has the spread)."
-    return [*_table(rows), "", single]
+    return [*table(rows), "", single]
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
+def table(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """The lines of a table of (what, words)."""
+
     def cell(text: str) -> str:
         return " ".join(text.replace("|", "\\|").split())
 

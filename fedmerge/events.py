@@ -1,16 +1,16 @@
-"""Curves and scores as TensorBoard's event files, on the machine where they lie (`pip install fedmerge[tensorboard]`).
+"""Curves and scores of what lies on a machine, and TensorBoard's event files of them (`fedmerge[tensorboard]`).
 
     campaign/TARGET/METHOD-seed0-chain0-n4    the curve of the target's validation, and test scores, of `results.json`
     sites/SITE/training/CAMPAIGN/...          loss, learning rate and validation, of a site's own `curves/`
 
 At a server there are only results, which hold what the policies let out. A site has its own curves. A simulation has
-both.
+both. `fedmerge/tracking.py` gives the same points to MLflow.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fedmerge import measures, results
 from fedmerge.errors import ConfigError, DataError
 
 CURVES = ("loss", "lr", "validation")
+FACTS = ("method", "seed", "chain", "target", "target_cases")
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class Point:
     """One number of a run.
 
     Attributes:
-        run: the folder that TensorBoard shows as a run.
+        run: what the number belongs to; a folder that TensorBoard shows as a run.
         tag: what it is.
         step: when it was.
         value: the number.
         time: seconds of the clock; None: now.
+        facts: of the run, the same for all its points: method, seed, chain, target, versions; or site and training.
     """
 
     run: str
@@ -37,6 +39,7 @@ class Point:
     step: int
     value: float
     time: float | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(folder: Path) -> list[Point]:
@@ -53,6 +56,14 @@ def read(folder: Path) -> list[Point]:
     return points
 
 
+def by_run(points: Iterable[Point]) -> dict[str, list[Point]]:
+    """Run -> its points, in their order."""
+    runs: dict[str, list[Point]] = {}
+    for point in points:
+        runs.setdefault(point.run, []).append(point)
+    return runs
+
+
 def write(points: list[Point], out: Path) -> int:
     """Write event files in place of those that are there; the number of runs.
 
@@ -63,9 +74,7 @@ def write(points: list[Point], out: Path) -> int:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError:
         raise ConfigError("TensorBoard is not installed: pip install fedmerge[tensorboard]") from None
-    runs: dict[str, list[Point]] = {}
-    for point in points:
-        runs.setdefault(point.run, []).append(point)
+    runs = by_run(points)
     for run, own in runs.items():
         folder = out.joinpath(*map(_folder, run.split("/")))
         for old in folder.glob("events.out.tfevents.*"):
@@ -79,18 +88,21 @@ def write(points: list[Point], out: Path) -> int:
 def _campaign(found: results.Results) -> Iterator[Point]:
     """The rows of a run's results."""
     measure = measures.of(found)
+    campaign = found["campaign"].get("campaign", found["campaign"])
+    around = {"campaign": campaign.get("name"), **{key: found["environment"][key] for key in results.ENVIRONMENT}}
     for row in found["rows"]:
         if row["status"] != "ok":
             continue
         label = f"{row['method'].replace('/', '-')}-seed{row['seed']}-chain{row['chain']}-n{row['target_cases']}"
         run = f"campaign/{row['target']}/{label}"
+        facts = {**{key: str(row[key]) for key in FACTS}, **around}
         if row["stage"] == "fine-tuned":
             for step, value in row["curve"]:
                 if value is not None:
-                    yield Point(run, f"validation {measure.name}", step, value)
+                    yield Point(run, f"validation {measure.name}", step, value, facts=facts)
         for key, name in {measure.key: measure.name, **measure.more}.items():
             if row[key] is not None:
-                yield Point(run, f"test {name}", row["target_steps"], row[key])
+                yield Point(run, f"test {name}", row["target_steps"], row[key], facts=facts)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -108,7 +120,14 @@ def _curve(path: Path) -> list[Point]:
         except (ValueError, KeyError, TypeError):
             continue
     return [
-        Point(f"sites/{record['site']}/{record['run']}", tag, step, record[tag], record["time"])
+        Point(
+            f"sites/{record['site']}/{record['run']}",
+            tag,
+            step,
+            record[tag],
+            record["time"],
+            {"site": record["site"], "training": record["run"]},
+        )
         for step, record in sorted(found.items())
         for tag in CURVES
         if record.get(tag) is not None

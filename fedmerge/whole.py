@@ -57,7 +57,18 @@ def alone(path: Path) -> Iterator[None]:
         path: the file; beside it, in a folder that is made where it is missing, stays an empty one for the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    with locked(path.with_name(f".{path.name}.lock")):
+        yield
+
+
+@contextmanager
+def locked(lock: Path) -> Iterator[None]:
+    """Only one at a time, of threads and processes, is in the block for this lock.
+
+    Args:
+        lock: an empty file that stays; its folder is there.
+    """
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

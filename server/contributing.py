@@ -7,7 +7,7 @@ import logging
 from collections.abc import Generator
 from pathlib import Path
 
-from fedmerge import acceptance, distance, tasks
+from fedmerge import acceptance, contribution_cards, distance, tasks
 from fedmerge.contribution import Expected
 from fedmerge.errors import Refused
 from server import sealing, wanted
@@ -90,4 +90,6 @@ def _taken(ground: Ground, task: tasks.Contribute, job: Job, answer: Answer, wan
         path.unlink()
         raise
     log.info("%s: trained %d steps on %d cases in %.1f s", job.who, told.steps, told.cases, told.seconds)
-    return ground.store.keep_contribution(task.key, path), change
+    place = ground.store.keep_contribution(task.key, path)
+    contribution_cards.write(place, task, told, ground.sites[job.site].reuse)
+    return place, change

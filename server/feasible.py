@@ -132,8 +132,8 @@ def check_volumes(plan: "Plan", where: str) -> None:
     for name, stage in phases.items():
         if stage.deep and not hasattr(like, "levels"):
             raise ConfigError(
-                f"{where}: [{name}] deep expected a net with logits of several levels (isensee2017), "
-                f"got {plan.net['name']}"
+                f"{where}: [{name}] deep expected a net with logits of several levels (isensee2017, or dynunet with "
+                f"coarse_heads), got {plan.net['name']}"
             )
         if stage.augment and plan.task != "segmentation":
             raise ConfigError(f"{where}: [{name}] augment is for volumes, and [campaign] task is '{plan.task}'")

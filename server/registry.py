@@ -5,13 +5,12 @@ back with new keys only. What Flower calls a node is kept in `flower/nodes.json`
 found there and finished.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
+from fedmerge import whole
 from fedmerge.errors import ConfigError
 from server import consortium, superlink
 from server.home import Home
@@ -145,9 +144,5 @@ def _write(home: Home, table: Table) -> None:
 def _alone(home: Home) -> Iterator[None]:
     """Nobody else gives orders while the block runs."""
     home.flower.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(home.flower / ".nodes.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with whole.locked(home.flower / ".nodes.lock"):
         yield
-    finally:
-        os.close(handle)

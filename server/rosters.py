@@ -1,8 +1,6 @@
 """The roster in the server's home: read, published as a new epoch, and written into the history and the audit log."""
 
-import fcntl
 import json
-import os
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +8,7 @@ from typing import Any
 
 from cryptography import x509
 
+from fedmerge import whole
 from fedmerge.container import canonical
 from fedmerge.errors import ConfigError
 from fedmerge.trust import audit, certificates, keys, roster
@@ -111,9 +110,5 @@ def policy(home: Home) -> dict[str, Any]:
 @contextmanager
 def alone(home: Home) -> Iterator[None]:
     """Nobody else changes the roster while the block runs."""
-    handle = os.open(home.rosters / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with whole.locked(home.rosters / ".lock"):
         yield
-    finally:
-        os.close(handle)

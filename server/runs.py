@@ -9,7 +9,6 @@ The command and the runner both change the record, one at a time.
 """
 
 import contextlib
-import fcntl
 import json
 import re
 import time
@@ -114,8 +113,7 @@ def alone(home: Home, name: str) -> Iterator[None]:
     """Nobody else changes the run's record while the block runs."""
     place = folder(home, name)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (place / ".lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with whole.locked(place / ".lock"):
         yield
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedmerge import acceptance, campaign, container, params, wire
+from fedmerge import acceptance, campaign, container, contribution_cards, params, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import ConfigError, FedmergeError
 from server import holding, summed
@@ -112,6 +112,7 @@ def withdraw(found: Withdrawal, runs: Path, now: str, witness: Witness) -> None:
                 shutil.rmtree(parts)
     for one in found.taken:
         one.path.unlink()
+        contribution_cards.path_of(one.path).unlink(missing_ok=True)
         witness.note(found.site, "contribution withdrawn", f"deleted from the store of the run {one.run}", one.digest)
     for heir in found.heirs:
         reason = f"{heir.kind} {heir.what} of the run {heir.run}, at {heir.where}, came from a withdrawn contribution"

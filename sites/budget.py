@@ -11,7 +11,6 @@ a contribution that was sent is no longer there and has to be trained again, tha
     epsilon = inf   as `weights` says         always; it is written down all the same
 """
 
-import fcntl
 import json
 import math
 import os
@@ -196,6 +195,5 @@ def _write(site: Site, there: Sequence[Entry]) -> None:
 def _locked(site: Site) -> Iterator[None]:
     """One at a time, whatever processes the site has."""
     site.work.mkdir(parents=True, exist_ok=True)
-    with (site.work / "budget.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with whole.locked(site.work / "budget.lock"):
         yield

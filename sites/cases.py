@@ -228,6 +228,7 @@ def digest(found: Sequence[Found], data: Data, scan_shift: Scanner | None = None
         ("regions", None),
         ("grids", "refuse"),
         ("crop", None),
+        ("mask_file", None),
         ("bias_field", None),
         ("landmarks", None),
         ("files", {}),
@@ -242,7 +243,7 @@ def digest(found: Sequence[Found], data: Data, scan_shift: Scanner | None = None
         settings[key] = list((settings[key] or {}).items())
     total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for case in found:
-        for path in (*case.images, case.label):
+        for path in case.paths:
             total.update(f"\0{path.relative_to(data.folder)}\0".encode())
             total.update(contents(path))
     return f"sha256:{total.hexdigest()}"

@@ -1,6 +1,6 @@
 """A site's own learning curves: what a training tells of itself, a line of JSON a record, in its working folder.
 
-Nobody else reads them. `fedmerge tensorboard` draws them where they lie.
+Nobody else reads them. `fedmerge tensorboard` and `fedmerge mlflow` draw them where they lie.
 """
 
 import json

@@ -49,8 +49,12 @@ def sentences(data: Data, modalities: Sequence[str], voxels: Sequence[int]) -> l
     if len(modalities) > 1:
         told.append(_grids(data, modalities[0]))
     if data.crop:
-        what = {"nonzero": "whatever is not 0", "otsu": "whatever is brighter than Otsu's threshold"}[data.crop]
-        told.append(f"each case is cut to the box around {what}, in any modality; the patch lies in its middle")
+        what = {
+            "nonzero": "whatever is not 0, in any modality",
+            "otsu": "whatever is brighter than Otsu's threshold, in any modality",
+            "mask": f"whatever is not 0 in its mask {data.mask_file}",
+        }[data.crop]
+        told.append(f"each case is cut to the box around {what}; the patch lies in its middle")
     if data.bias_field:
         told.append(_n4(data, len(modalities), voxels))
     if data.landmarks:

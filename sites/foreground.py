@@ -71,18 +71,19 @@ def whole(shape: Sequence[int]) -> Box:
     return Box(tuple(shape), (0,) * len(shape), tuple(shape))
 
 
-def box(channels: Sequence[npt.NDArray[np.floating]], kind: str | None) -> Box:
+def box(channels: Sequence[npt.NDArray[np.floating]], kind: str | None, given: Mask | None = None) -> Box:
     """The smallest box that holds the foreground of every channel; the whole volume where `kind` is None.
 
     Args:
         channels: (X, Y, Z) each, all of one shape.
-        kind: as for `mask`.
+        kind: as for `mask`; or "mask", the foreground is `given`.
+        given: bool (X, Y, Z), not empty.
     """
     shape = channels[0].shape
     if kind is None:
         return whole(shape)
-    union = np.zeros(shape, bool)
-    for channel in channels:
+    union = np.zeros(shape, bool) if given is None else given
+    for channel in channels if given is None else ():
         union |= mask(channel, kind)
     rows = [np.flatnonzero(union.any(tuple(b for b in range(union.ndim) if b != a))) for a in range(union.ndim)]
     return Box(shape, tuple(int(row[0]) for row in rows), tuple(int(row[-1]) + 1 for row in rows))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fedmerge.errors import DataError
 from sites import bias_field, foreground, histogram, preprocess
-from sites.foreground import Box
+from sites.foreground import Box, Mask
 from sites.records import Landmarks
 from sites.steps import Steps
 
@@ -21,6 +21,7 @@ def apply(
     steps: Steps,
     spacing_mm: tuple[float, float, float],
     who: str = "",
+    mask: Mask | None = None,
 ) -> tuple[list[npt.NDArray[np.float32]], Box]:
     """The channels as the net's patch is cut from them, and the box of the volume that they are.
 
@@ -30,6 +31,7 @@ def apply(
         steps: what is done.
         spacing_mm: voxel size.
         who: the site, for the error.
+        mask: bool (X, Y, Z) on the same voxels, where `steps` crop by one.
 
     Returns:
         (*box) float32 each, normalised; and where the box lies.
@@ -37,7 +39,7 @@ def apply(
     Raises:
         DataError: a modality has no landmarks.
     """
-    box = foreground.box(channels, steps.crop)
+    box = foreground.box(channels, steps.crop, mask)
     return [
         preprocess.normalise(_standard(_even(box.cut(channel), steps, spacing_mm), name, steps.landmarks, who))
         for channel, name in zip(channels, names, strict=True)

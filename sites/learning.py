@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedmerge.errors import ConfigError
-from sites import cases, foreground, histogram, intensities, loading, prepared, regrid, steps
+from sites import brain, cases, foreground, histogram, intensities, loading, prepared, regrid, steps
 from sites.cases import Found
 from sites.histogram import Floats
 from sites.progress import report
@@ -56,7 +56,8 @@ def landmarks(site: Site, train: Sequence[Found], kind: str) -> Landmarks:
     def quantiles(one: Found) -> list[Floats]:
         images, _ = regrid.read(one.images, len(names), data.grids, site.name)
         seen = [loading.shifted(image, site, one.id, c) for c, image in enumerate(images)]
-        box = foreground.box(seen, data.crop)
+        mask, _ = brain.of(one, images[0], data, site.name)
+        box = foreground.box(seen, data.crop, mask)
         return [intensities.quantiles(channel, done, images[0].spacing_mm, kind, box) for channel in seen]
 
     rows = []

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedmerge import evaluation, shapes
 from fedmerge.errors import ConfigError
 from fedmerge.tasks import CaseScore
-from sites import foreground, intensities, labels, packing, pictures, preprocess, regrid, scanner, steps, volumes
+from sites import brain, foreground, intensities, labels, packing, pictures, preprocess, regrid, scanner, steps, volumes
 from sites.draws import generator
 from sites.folders import Found, modalities
 from sites.foreground import Box
@@ -186,7 +186,8 @@ def prepare(site: Site, found: Found, patch: tuple[int, ...], *, whole: bool = F
     first = images[0]
     truth, moved = read_truth(found, first, data, site.name)
     seen = [shifted(image, site, found.id, c) for c, image in enumerate(images)]
-    normal, box = intensities.apply(seen, names, steps.of(data), first.spacing_mm, site.name)
+    mask, mask_moved = brain.of(found, first, data, site.name)
+    normal, box = intensities.apply(seen, names, steps.of(data), first.spacing_mm, site.name, mask)
     grid = grid_of(replace(first, data=normal[0]), data, patch, whole=whole)
     label = preprocess.crop_labels(box.cut(truth), grid, len(data.labels))
     if found.lent is not None:
@@ -202,7 +203,7 @@ def prepare(site: Site, found: Found, patch: tuple[int, ...], *, whole: bool = F
         frame=first.frame,
         regions=_values(data),
         box=box,
-        regridded=regridded + moved,
+        regridded=regridded + moved + mask_moved,
         patch=patch,
     )
 
@@ -217,7 +218,8 @@ def _lent(found: Found, data: Data, patch: tuple[int, ...], channels: int, who: 
     """Another case's labels in a box of this size around its own centre."""
     images, _ = regrid.read(found.images, channels, data.grids, who)
     truth, _ = read_truth(found, images[0], data, who)
-    box = foreground.box([image.data for image in images], data.crop)
+    mask, _ = brain.of(found, images[0], data, who)
+    box = foreground.box([image.data for image in images], data.crop, mask)
     return preprocess.crop_labels(
         box.cut(truth), grid_of(replace(images[0], data=box.cut(images[0].data)), data, patch), len(data.labels)
     )
@@ -254,8 +256,7 @@ def shifted(image: Volume, site: Site, case: str, channel: int) -> npt.NDArray[n
 
 def _key(site: Site, found: Found, patch: tuple[int, ...], names: tuple[str, ...]) -> tuple[Any, ...]:
     """All that goes into a loaded case."""
-    lent = (*found.lent.images, found.lent.label) if found.lent else ()
-    paths = (*found.images, found.label, *lent)
+    paths = (*found.paths, *(found.lent.paths if found.lent else ()))
     files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths if p.exists()]
     data = site.data
     regions = tuple((data.regions or {}).items())

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmerge.errors import FedmergeError
-from sites import foreground, loading, preprocess, regrid
+from sites import brain, foreground, loading, preprocess, regrid
 from sites.folders import Found
+from sites.foreground import Mask
 from sites.records import Data, Landmarks, Site
 from sites.volumes import Volume
 
@@ -23,7 +24,7 @@ class Tally:
     Attributes:
         labels: number of a label -> cases that show it.
         values: all values of the label maps, as they stand in the files.
-        regridded: modality (or "the label map") -> cases where it lies on other voxels than the first image.
+        regridded: modality, "the label map" or "the mask" -> cases where it lies on other voxels than the first image.
     """
 
     labels: Counter[int] = field(default_factory=Counter)
@@ -32,7 +33,7 @@ class Tally:
 
     def told(self, first: str, cases: int) -> str:
         """What is resampled, in words; "" where nothing is."""
-        what = ", ".join(f"{name} in {count} of {cases} cases" for name, count in self.regridded.items())
+        what = ", ".join(f"{name} in {count} of {cases} cases" for name, count in self.regridded.items() if count)
         return what and f"on other voxels than {first} lies {what}; it is resampled onto those of {first}"
 
 
@@ -70,6 +71,13 @@ def lay_labels(found: Found, label: Volume, first: Volume, site: Site, seen: Tal
     return there
 
 
+def lay_mask(found: Found, first: Volume, site: Site, seen: Tally) -> Mask | None:
+    """The mask on the voxels of the first image, where the site crops by one; as `brain.of`."""
+    mask, moved = brain.of(found, first, site.data, site.name)
+    seen.regridded["the mask"] += moved
+    return mask
+
+
 def without_landmarks(data: Data, names: Sequence[str]) -> str:
     """The modalities whose histograms cannot be standardised, in words; "" where all is well."""
     known = dict(data.landmarks.channels) if data.landmarks else dict.fromkeys(names)
@@ -79,10 +87,12 @@ def without_landmarks(data: Data, names: Sequence[str]) -> str:
     )
 
 
-def outside(truth: npt.NDArray[np.uint8], images: Sequence[Volume], site: Site, patch: Sequence[int]) -> float:
+def outside(
+    truth: npt.NDArray[np.uint8], images: Sequence[Volume], mask: Mask | None, site: Site, patch: Sequence[int]
+) -> float:
     """The share of the labelled voxels that the patch does not hold, wherever the images' box puts it."""
     x, y, z = (int(size) for size in patch)
-    box = foreground.box([image.data for image in images], site.data.crop)
+    box = foreground.box([image.data for image in images], site.data.crop, mask)
     grid = loading.grid_of(replace(images[0], data=box.cut(images[0].data)), site.data, (x, y, z))
     inside = (1 - preprocess.outside(box.cut(truth), grid)) * np.count_nonzero(box.cut(truth))
     return float(1 - inside / np.count_nonzero(truth))

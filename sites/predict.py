@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge.errors import ConfigError, DataError
-from sites import intensities, patches, pictures, preprocess, regrid, steps, volumes, windows
+from sites import brain, intensities, patches, pictures, preprocess, regrid, steps, volumes, windows
 from sites.cases import Loaded
 from sites.preprocess import Grid
 from sites.windows import segment
@@ -71,6 +71,7 @@ def predict_file(
     images: Sequence[Path],
     out: Path,
     *,
+    mask: Path | None = None,
     flips: bool = False,
     device: str | torch.device = "auto",
 ) -> None:
@@ -83,24 +84,31 @@ def predict_file(
             defaults `field` and `overlap`.
         images: one file a channel, in the model's order, or one 4D file with all channels.
         out: the label map, .nii or .nii.gz.
+        mask: a file whose voxels that are not 0 the box is drawn around, for a model whose images were cut so.
         flips: as for `windows.sweep`.
         device: as for training.
 
     Raises:
         DataError: a file cannot be read, or the channels lie on different voxels, which the model refuses.
-        ConfigError: the number of images is not the model's.
+        ConfigError: the number of images is not the model's, or a mask is missing, or one too many.
     """
     channels = list(info["channels"])
     if len(images) not in (1, len(channels)):
         raise ConfigError(f"the model expected {len(channels)} images ({', '.join(channels)}), got {len(images)}")
     done = steps.read(info.get("preparation", {}), "the model's card")
+    if (done.crop == "mask") != (mask is not None):
+        wanted = ("a mask of each patient", "none") if done.crop == "mask" else ("no mask", str(mask))
+        raise ConfigError(f"{images[0].name}: the model's images were prepared with {wanted[0]}, got {wanted[1]}")
     read, regridded = regrid.read(images, len(channels), done.grids)
     if regridded:
         log.warning("%s: %d images lay on other voxels, and were brought onto its own", images[0].name, regridded)
     if out.resolve() in {path.resolve() for path in images}:
         raise DataError(f"{out} is one of the images; choose another place for the label map")
     first = read[0]
-    normal, box = intensities.apply([one.data for one in read], channels, done, first.spacing_mm, "the model's card")
+    around = brain.read(mask, first, done.grids, images[0].name)[0] if mask else None
+    normal, box = intensities.apply(
+        [one.data for one in read], channels, done, first.spacing_mm, "the model's card", around
+    )
     grid = Grid(
         shape=_three(normal[0].shape),
         spacing_mm=first.spacing_mm,
@@ -125,6 +133,7 @@ def classify_file(
     images: Sequence[Path],
     out: Path,
     *,
+    mask: Path | None = None,
     flips: bool = False,
     device: str | torch.device = "auto",
 ) -> None:
@@ -135,13 +144,16 @@ def classify_file(
         info: as for `predict_file`.
         images: the picture.
         out: a JSON file.
+        mask: refused: a picture is seen whole.
         flips: refused: a picture is classified as it lies.
         device: as for training.
 
     Raises:
         DataError: the file cannot be read as a picture.
-        ConfigError: it was to be mirrored.
+        ConfigError: it was to be mirrored, or cut by a mask.
     """
+    if mask is not None:
+        raise ConfigError(f"masks are for volumes, and this model classifies pictures; got {mask}")
     if flips:
         raise ConfigError("flips are for volumes, and this model classifies pictures")
     image = pictures.seen(pictures.read(images[0], len(info["channels"])), tuple(info["patch"]))

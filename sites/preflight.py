@@ -199,6 +199,7 @@ def _case(site: Site, found: Found, names: Sequence[str], patch: Sequence[int] |
         findings.append(Finding(site.name, path.name, severity, sentence))
 
     images: list[tuple[Path, Volume]] = []
+    mask = None
     for path in found.images:
         try:
             read = volumes.read_channels(path, len(names) if len(found.images) == 1 else 1, who=site.name)
@@ -221,6 +222,11 @@ def _case(site: Site, found: Found, names: Sequence[str], patch: Sequence[int] |
             label = looking.lay_labels(found, label, images[0][1], site, seen)
         except FedmergeError as error:
             add(found.label, "error", str(error))
+        try:
+            mask = looking.lay_mask(found, images[0][1], site, seen)
+        except FedmergeError as error:
+            add(found.mask or found.label, "error", str(error))
+            patch = None  # nobody knows where it would lie
     seen.values.update(labels.present(label.data))
     try:
         truth = labels.remap(label.data, site.data.labels, site.data.background, never=dict(found.never), who=name)
@@ -231,7 +237,7 @@ def _case(site: Site, found: Found, names: Sequence[str], patch: Sequence[int] |
     if not truth.any():
         add(found.label, "warning", f"{name} shows none of the site's labels")
     elif patch is not None and images and truth.shape == images[0][1].data.shape:
-        share = looking.outside(truth, [volume for _, volume in images], site, patch)
+        share = looking.outside(truth, [volume for _, volume in images], mask, site, patch)
         if share > 0.05:
             add(found.label, "warning", f"{name} has {share:.0%} of its labelled voxels outside the net's patch")
     return findings

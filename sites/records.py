@@ -17,6 +17,7 @@ TRUST = ("server", "target", "group")
 REUSE = ("never", "campaign", "consortium")
 GRIDS = ("refuse", "resample")
 FOREGROUNDS = ("nonzero", "otsu")
+CROPS = (*FOREGROUNDS, "mask")
 BIAS_MASKS = (*FOREGROUNDS, "none")
 CONTROLS = ("shuffled-labels", "other-start", "random-giant", "random-flat", "change-x30")
 
@@ -74,7 +75,7 @@ class Data:
 
     `validate` and `test` are numbers of cases, or the ids of exactly those cases. `regions` are unions of labels that
     scores are taken of, in place of the labels; they may overlap. `files` is the name of a modality's file, where it is
-    not the modality's own. What a layout makes of `label_file` and `derivative`, its reader says.
+    not the modality's own. What a layout makes of `label_file`, `mask_file` and `derivative`, its reader says.
     """
 
     folder: Path
@@ -97,7 +98,8 @@ class Data:
     files: dict[str, str] = field(default_factory=dict)
     derivative: str | None = None
     grids: Literal["refuse", "resample"] = "refuse"
-    crop: Literal["nonzero", "otsu"] | None = None
+    crop: Literal["nonzero", "otsu", "mask"] | None = None
+    mask_file: str | None = None
     bias_field: BiasField | None = None
     landmarks: Landmarks | None = None
     cache_gb: float = 0.0

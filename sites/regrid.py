@@ -75,10 +75,7 @@ def image(volume: Volume, first: Volume, grids: str, name_first: str, name: str)
     Raises:
         DataError: it has other voxels and is refused, or the two show hardly anything in common.
     """
-    if grids == "refuse":
-        volumes.same_grid(first, volume, name_first, name)
-        return volume
-    if same(volume, first):
+    if _stays(volume, first, grids, name_first, name):
         return volume
     there = shared(volume, first)
     if there < LEAST_SHARED:
@@ -88,23 +85,38 @@ def image(volume: Volume, first: Volume, grids: str, name_first: str, name: str)
     return replace(first, data=_resampled(volume, first, SimpleITK.sitkLinear, float(volume.data.min())))
 
 
-def labels(volume: Volume, first: Volume, grids: str, name_first: str, name: str) -> Volume:
+def labels(
+    volume: Volume, first: Volume, grids: str, name_first: str, name: str, least: float = LEAST_LABELLED
+) -> Volume:
     """A label map on the first image's voxels: as it is, or each takes the nearest voxel's value, and 0 outside.
+
+    Args:
+        volume: (X', Y', Z'), on any voxels.
+        first: as for `image`, like the next three.
+        grids: "refuse" or "resample".
+        name_first: what errors call the first one.
+        name: what they call the label map.
+        least: the share of its foreground that has to lie inside the image.
 
     Raises:
         DataError: it has other voxels and is refused, or a part of its foreground lies outside the image.
     """
-    if grids == "refuse":
-        volumes.same_grid(first, volume, name_first, name)
-        return volume
-    if same(volume, first):
+    if _stays(volume, first, grids, name_first, name):
         return volume
     foreground = np.argwhere(volume.data)
     place = _places(_places(foreground, volume.affine), np.linalg.inv(first.affine))
     inside = float(_within(place, first.data.shape).mean()) if len(foreground) else 1.0
-    if inside < LEAST_LABELLED:
+    if inside < least:
         raise DataError(f"{name} expected its labels inside {name_first}, got {inside:.0%} of their voxels there")
     return replace(first, data=_resampled(volume, first, SimpleITK.sitkNearestNeighbor, 0.0))
+
+
+def _stays(volume: Volume, first: Volume, grids: str, name_first: str, name: str) -> bool:
+    """Whether it has the first one's voxels; where others are refused, an error says that it has not."""
+    if grids == "refuse":
+        volumes.same_grid(first, volume, name_first, name)
+        return True
+    return same(volume, first)
 
 
 def shared(volume: Volume, first: Volume) -> float:

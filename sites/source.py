@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fedmerge import devices, params, partition, tasks, training, whole, wire
+from fedmerge import contribution_cards, devices, params, partition, tasks, training, whole, wire
 from sites import budget, cases, correspondence, outbound, patches, predict, private, sealing, trainer, vouched
 from sites.cases import Loaded
 from sites.config import Site
@@ -117,6 +117,8 @@ def _train(
     with whole.alone(kept):  # two chains may ask a simulated site for the same at the same time
         loss = None if kept.exists() else trainer.make(site, asked, payload, train, held, name, heard)
     answer = tasks.Trained(len(train), settings.steps, time.monotonic() - began, loss, **private.told(site, asked))
+    if not contribution_cards.path_of(kept).exists():
+        contribution_cards.write(kept, asked, answer, site.policy.reuse)
     if asked.trust == "server":
         return outbound.answer(site, answer), {"contribution": outbound.contribution(site, kept, asked.key)}
     if asked.trust == "group" and name == site.name:  # by a digest, who guesses a model could see whether it is the one

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from fedmerge.errors import ConfigError
 from sites import landmarks, toml
-from sites.records import BIAS_MASKS, FOREGROUNDS, GRIDS, BiasField, Data, Landmarks
+from sites.records import BIAS_MASKS, CROPS, GRIDS, BiasField, Data, Landmarks
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,13 @@ class Steps:
 
     Attributes:
         grids: whether modalities (and a label map) on other voxels than the first one's are brought there, or refused.
-        crop: what the box is drawn around (`foreground.mask`); None: the whole volume.
+        crop: what the box is drawn around: `foreground.mask`, or "mask", a file of each case; None: the whole volume.
         bias_field: how N4 works; None: not at all.
         landmarks: of histogram standardisation; None: none.
     """
 
     grids: Literal["refuse", "resample"] = "refuse"
-    crop: Literal["nonzero", "otsu"] | None = None
+    crop: Literal["nonzero", "otsu", "mask"] | None = None
     bias_field: BiasField | None = None
     landmarks: Landmarks | None = None
 
@@ -51,7 +51,7 @@ def read(table: Mapping[str, Any], where: str, base: Path | None = None) -> Step
             known = landmarks.read(base / toml.take(table, "landmarks", str, where), where)
     return Steps(
         grids=toml.choice(table, "grids", GRIDS, where, "refuse"),
-        crop=toml.choice(table, "crop", FOREGROUNDS, where) if table.get("crop") is not None else None,
+        crop=toml.choice(table, "crop", CROPS, where) if table.get("crop") is not None else None,
         bias_field=_bias_field(table.get("bias_field"), where),
         landmarks=known,
     )

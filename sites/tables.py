@@ -25,6 +25,7 @@ from sites.records import (
     Selection,
 )
 
+MASKS = {"folders": None, "freesurfer": "brainmask", "bids": "desc-brain_mask"}  # layout -> name of a case's mask
 PREPARATION = ("grids", "crop", "bias_field", "landmarks", "cache_gb", "workers")
 # Keys that say nothing in a layout: those that speak of voxels and label maps, or choose among a case's files.
 UNUSED = {
@@ -50,6 +51,7 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
     declared.distinct(labels, background, "labels", where)
     modalities, files = toml.texts(table, "modalities", where), _files(table, where)
     done = steps.read(table, where, base)
+    mask_file = _mask_file(table, done.crop, str(layout), where)
     if modalities and (strange := [name for name in files if name not in modalities]):
         raise ConfigError(f"{where}: 'files' expected modalities of {', '.join(modalities)}, got '{strange[0]}'")
     return Data(
@@ -76,6 +78,7 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
         derivative=toml.take(table, "derivative", str, where, None),
         grids=done.grids,
         crop=done.crop,
+        mask_file=mask_file,
         bias_field=done.bias_field,
         landmarks=done.landmarks,
         cache_gb=_cache_gb(table, where),
@@ -87,6 +90,20 @@ def _files(table: dict[str, Any], where: str) -> dict[str, str]:
     """The name of a modality's file, by modality; an ending of volumes may stand behind it or not."""
     raw = toml.take(table, "files", dict, where, {})
     return {name: _stem(toml.take(raw, name, str, f"{where}, files")) for name in raw}
+
+
+def _mask_file(table: dict[str, Any], crop: str | None, layout: str, where: str) -> str | None:
+    """The name of a case's mask, where the site crops by one."""
+    if crop != "mask":
+        if "mask_file" in table:
+            raise ConfigError(f"{where}: 'mask_file' is read with crop = 'mask', got {crop or 'no crop'}")
+        return None
+    if layout not in MASKS:
+        raise ConfigError(f"{where}: crop = 'mask' expected one of the layouts {', '.join(MASKS)}, got '{layout}'")
+    name = _stem(toml.take(table, "mask_file", str, where)) if "mask_file" in table else MASKS[layout]
+    if not name:
+        raise ConfigError(f"{where}: crop = 'mask' in the layout '{layout}' expected 'mask_file', got none")
+    return name
 
 
 def _stem(name: str) -> str:

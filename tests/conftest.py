@@ -1,4 +1,4 @@
-"""Fixtures of several files: one thread, plain models; for the fault suite numbers, losses and a consortium."""
+"""Fixtures of several files: one thread, plain models, hospitals; for the fault suite numbers, losses, a consortium."""
 
 import os
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from disturbed import Disturbed, simulated
 from safetensors.torch import save_file
+from small import hospitals
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
     torch.set_num_threads(1)
@@ -27,6 +28,12 @@ def models(tmp_path):
     for path, value in zip(paths, (1.0, 3.0)):
         save_file({"conv.weight": torch.full((2, 3), value), "conv.bias": torch.full((2,), value)}, path)
     return paths
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The tiny hospitals' folder, with room for campaign files."""
+    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ NETS = [
         "unet-one-residual": {"name": "unet", "depth": 3, "residual_units": 1},
         "unet-plain": {"name": "unet", "depth": 3, "residual_units": 0},
         "dynunet": {"name": "dynunet", "depth": 4},
+        "dynunet-deep": {"name": "dynunet", "depth": 4, "coarse_heads": 2},
         "dynunet-residual": {"name": "dynunet", "depth": 3, "residual": True},
         "segresnet": {"name": "segresnet", "depth": 3},
     }.items()

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 
 import agents
 import pytest
-from small import campaign, hospitals
+from small import campaign
 from test_campaign import run
 
 from fedmerge import parts, tasks
@@ -23,12 +23,6 @@ from fedmerge.trust import audit, keys
 from sites import agent as agent_module
 from sites import client
 from sites.agent import Agent
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder, with room for campaign files."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture(autouse=True)

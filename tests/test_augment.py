@@ -1,5 +1,7 @@
 """Training images changed at random: labels stay labels, image and label move together, and dice decide alone."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -132,11 +134,51 @@ def test_one_name_does_not_move_the_numbers_of_another():
 def test_each_change_comes_as_often_as_it_says():
     """Within four standard deviations over 2,000 draws; resampling is rotation or scaling, a flip one axis of three."""
     expected = {name: chance * (1 - (1 - share) ** 2) for name, chance, share, _ in augment.INTENSITIES}
-    expected |= {"resample": 1 - 0.8**2, "flip": 1 - 0.5**3}
+    expected |= {"resample": 1 - 0.8**2, "noise": 0.1, "flip": 1 - 0.5**3}
+    del expected["gamma"]  # may come twice
     rolled = dice(7)
     drawn = [change.kind for _ in range(2000) for change in augment.draw(["all"], rolled, 2)]
     for name, chance in expected.items():
         assert abs(drawn.count(name) / 2000 - chance) < 4 * np.sqrt(chance * (1 - chance) / 2000), name
+
+
+def test_strengths_are_those_of_nnunets_code():
+    """The quantiles of 4,000 draws lie where nnunetv2 2.8.1 has the bounds and the middle of each number."""
+    rolled = dice(11)
+    found = {}
+    for _ in range(4000):
+        for kind, numbers in augment.draw(["all"], rolled, 1):
+            for key, value in numbers.items():
+                found.setdefault((kind, key), []).append(value)
+    inverted, straight = ([one for ((one, how),) in found["gamma", "by"] if how is kind] for kind in (True, False))
+    sigmas = [sigma for (one,) in found["blur", "by"] for sigma in one]
+    want = {  # name: what was drawn, smallest, median, largest
+        "angle": ([math.degrees(one) for three in found["resample", "angles"] for one in three], -30, 0, 30),
+        "farther apart": ([1 / size for size in found["resample", "size"]], 0.7, 1.05, 1.4),
+        "noise": (found["noise", "deviation"], 0, 0.05, 0.1),
+        "blur": (sigmas, 0.5, 0.75, 1),
+        "brightness": ([one for (one,) in found["brightness", "by"]], 0.75, 1, 1.25),
+        "contrast": ([one for (one,) in found["contrast", "by"]], 0.75, 1, 1.25),
+        "resolution": ([one for (one,) in found["resolution", "by"]], 0.5, 0.75, 1),
+        "gamma of the inverted": (inverted, 0.7, 1, 1.5),
+        "gamma": (straight, 0.7, 1, 1.5),
+    }
+    for name, (drawn, low, middle, high) in want.items():
+        assert low <= min(drawn) < low + 0.05 * (high - low), name
+        assert high - 0.05 * (high - low) < max(drawn) <= high, name
+        assert abs(np.median(drawn) - middle) < 0.1 * (high - low), name
+    assert abs(len(inverted) / 4000 - 0.1) < 0.02
+    assert abs(len(straight) / 4000 - 0.3) < 0.03
+    assert len({tuple(one) for (one,) in found["blur", "by"]}) == len(found["blur", "by"])
+    assert all(len(set(one)) == 3 for (one,) in found["blur", "by"])
+
+
+def test_noise_has_one_strength_for_all_channels():
+    """And another draw in each."""
+    image, label = torch.zeros(3, 24, 24, 24), torch.zeros(1, 24, 24, 24, dtype=torch.int64)
+    noisy, _ = augment.apply([Change("noise", {"deviation": 0.08, "seed": 5})], image, label)
+    torch.testing.assert_close(noisy.std((1, 2, 3)), torch.full((3,), 0.08), rtol=0.03, atol=0)
+    assert not torch.equal(noisy[0], noisy[1])
 
 
 def test_names_are_known():

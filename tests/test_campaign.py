@@ -11,7 +11,7 @@ import torch
 from flwr.app import Error, Message
 from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
-from small import campaign, hospitals
+from small import campaign
 
 from fedmerge import fusion, labelfiles, params, transport, wire
 from fedmerge.errors import CampaignStopped, ConfigError, Refused
@@ -56,12 +56,6 @@ def failing(kind: str, site: int, label: str = "", text: str = "a secret") -> Cl
         category, action = name.split(".")
         getattr(app, category)(action)(handler(name))
     return app
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder, with room for campaign files."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture(scope="module")

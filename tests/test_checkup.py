@@ -8,6 +8,7 @@ import time
 import consortia
 import pytest
 from consortia import DAY, NOW
+from made_plans import MEMBERS, trainings
 from test_site_preflight import image, label, put
 
 from fedmerge import cli
@@ -279,27 +280,9 @@ def test_two_users_are_green_where_each_has_its_own(joined, server):
     assert only(look(joined, server), "permissions").result == "ok"
 
 
-CAMPAIGN = """\
-[campaign]
-name = "{name}"
-[net]
-name = "isensee2017"
-base_filters = 2
-depth = 2
-patch = [8, 8, 8]
-[train]
-steps = 6
-[adapt]
-steps = 4
-[finetune]
-steps = 5
-[[site]]
-name = "north"
-role = "source"
-[[site]]
-name = "harbour"
-role = "target"
-"""
+CAMPAIGN = (
+    '[campaign]\nname = "{name}"\n' + trainings(train="steps = 6", adapt="steps = 4", finetune="steps = 5") + MEMBERS
+)
 
 
 @pytest.fixture

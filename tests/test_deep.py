@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.networks.nets.dynunet import DynUNet
 
 from fedmerge import losses, nets, partition, training
 from fedmerge.errors import ConfigError
@@ -10,6 +11,16 @@ from fedmerge.records import Settings
 from fedmerge.training import Run
 
 NET = {"name": "isensee2017", "base_filters": 2, "depth": 4, "dropout": 0.0}
+CHANNELS = {"in_channels": 1, "out_channels": 3}
+DYNUNET = {"name": "dynunet", "base_filters": 2, "depth": 4, "coarse_heads": 2}
+BY_CLASS = {
+    "name": "monai",
+    "network": "DynUNet",
+    "arguments": {
+        "kernel_size": [3, 3, 3, 3], "strides": [1, 2, 2, 2], "upsample_kernel_size": [2, 2, 2],
+        "filters": [2, 4, 8, 16], "deep_supervision": True, "deep_supr_num": 2,
+    },
+}  # fmt: skip
 
 
 def built(seed=0, **settings):
@@ -81,6 +92,64 @@ def test_a_net_of_one_level_is_refused():
     net = nets.build({"name": "segresnet", "depth": 3}, in_channels=1, out_channels=3, seed=0)
     with pytest.raises(ConfigError, match="deep supervision expected a net with logits of several levels, got SegResN"):
         training.Run(net, batch, Settings(steps=1, lr=1, deep=True), seed=0)
+
+
+def monais_own(net, settings):
+    """MONAI's class with the weights of a net of ours."""
+    told = {key: value for key, value in nets.definition(nets.canonical(settings, **CHANNELS)).items() if key[0] != "_"}
+    own = DynUNet(**told)
+    weights = dict(net.named_parameters())
+    with torch.no_grad():
+        for name, p in own.named_parameters():
+            p.copy_(weights.pop(name))
+    assert not weights
+    return own.train()
+
+
+@pytest.mark.parametrize(
+    "settings", [DYNUNET, {**DYNUNET, "residual": True}, BY_CLASS], ids=["net", "residual", "class"]
+)
+def test_the_levels_of_dynunet_are_what_monais_own_heads_say(settings, one_thread):
+    """Logits at their own size, and the gradient of each parameter of a loss of all levels."""
+    net, (x, _) = nets.build(settings, **CHANNELS, seed=0), batch()
+    own, levels = monais_own(net, settings), net.levels(x)
+    assert [one.shape[2] for one in levels] == [16, 8, 4]
+    theirs = torch.unbind(own(x), dim=1)
+    for ours, enlarged in zip(levels, theirs, strict=True):
+        torch.testing.assert_close(F.interpolate(ours, x.shape[2:]), enlarged, rtol=0, atol=0)
+    assert torch.equal(net.train()(x), theirs[0])
+    sum(F.interpolate(one, x.shape[2:]).square().mean() for one in levels).backward()
+    sum(one.square().mean() for one in theirs).backward()
+    for name, p in own.named_parameters():
+        torch.testing.assert_close(dict(net.named_parameters())[name].grad, p.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_coarse_heads_are_heads_and_the_rest_of_the_net_begins_the_same():
+    """They stay out of the fusion; a net without them has the description and the weights that it had before."""
+    plain = {key: value for key, value in DYNUNET.items() if key != "coarse_heads"}
+    heads, without = (set(nets.heads(settings, **CHANNELS)) for settings in (DYNUNET, plain))
+    assert {name.partition(".")[0] for name in heads - without} == {"deep_supervision_heads"}
+    net, bare = (nets.build(settings, **CHANNELS, seed=0) for settings in (DYNUNET, plain))
+    parts = partition.of(net, heads)
+    assert parts.fusable == partition.of(bare, without).fusable
+    same = dict(net.named_parameters())
+    assert all(torch.equal(p, same[name]) for name, p in bare.named_parameters())
+    assert heads - without == same.keys() - dict(bare.named_parameters())
+    assert "coarse_heads" not in nets.canonical(plain, **CHANNELS)
+    with pytest.raises(ConfigError, match="coarse_heads of depth 4 expected 0 to 2, got 3"):
+        nets.build({**DYNUNET, "coarse_heads": 3}, **CHANNELS)
+
+
+def test_a_deep_dynunet_trains_every_head_and_a_plain_training_leaves_the_coarse_ones():
+    """What the loss does not reach stays bit for bit, also under weight decay."""
+    for deep in (True, False):
+        net = nets.build(DYNUNET, **CHANNELS, seed=0)
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        Run(net, batch, Settings(steps=2, lr=1e-2, deep=deep), seed=0, device="cpu").advance(2)
+        changed = {name for name, p in net.named_parameters() if not torch.equal(p, before[name])}
+        coarse = {name for name in before if name.startswith("deep_supervision_heads") and name.endswith("weight")}
+        assert coarse <= changed if deep else not coarse & changed
+        assert "output_block.conv.conv.weight" in changed
 
 
 def test_settings_that_say_nothing_new_have_the_names_that_they_had():

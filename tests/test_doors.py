@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from flwr.app import Message
-from small import campaign, hospitals
+from small import campaign
 from test_campaign import run
 
 from fedmerge import tasks, transport, wire
@@ -14,12 +14,6 @@ from sites import config, inbound, target
 from sites.app import app as client_app
 
 KEY, DIGEST = "0" * 24, "sha256:" + "0" * 64
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder, with room for campaign files."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from small import campaign, hospitals
+from small import campaign
 from test_campaign import run
 
 from fedmerge import acceptance, wire
@@ -18,12 +18,6 @@ OPEN = "".join(f'{key} = ["*"]\n' for key in ("roles", "campaigns", "nets", "lab
     'min_cases = 1\nmax_bytes = "*"\nmax_contributions = "*"\nfisher = "full"\nweights = true\n'
     'trust = ["server"]\nmetrics = true\n'
 )
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder, with room for campaign files."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture(scope="module")

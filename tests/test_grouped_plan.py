@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from made_plans import trainings
 
 from fedmerge import fusion
 from fedmerge.errors import ConfigError
@@ -16,17 +17,7 @@ GOOD = f"""
 trust = "group"
 schedule = "parallel"
 groups = {json.dumps([NAMES[:3], NAMES[3:]])}
-[net]
-name = "isensee2017"
-base_filters = 2
-depth = 2
-patch = [8, 8, 8]
-[train]
-steps = 4
-[adapt]
-epochs = 3
-[finetune]
-steps = 5
+{trainings(train="steps = 4", adapt="epochs = 3", finetune="steps = 5")}
 validate_every = 1
 """
 SITE = """[[site]]

@@ -6,7 +6,7 @@ import statistics
 import hostile
 import pytest
 import torch
-from small import campaign, hospitals
+from small import campaign
 from test_campaign import run
 
 from fedmerge import distance, wire
@@ -38,12 +38,6 @@ def three_sources(folder, name="three.toml", head=""):
 def far_away(data):
     """South's contribution with weights that went fifty times as far; its own change is small beside the start."""
     return hostile.with_tensors("weights/", lambda value: value * 50)(data)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder, with room for campaign files."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import hostile
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message
-from small import campaign, hospitals
+from small import campaign
 from test_campaign import run
 
 from fedmerge import params, transport, wire
@@ -16,12 +16,6 @@ from fedmerge.errors import Refused
 from sites.app import app as client_app
 
 METHODS = "mean,transfer"
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder, with room for campaign files."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture(scope="module")

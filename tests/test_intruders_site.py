@@ -13,7 +13,6 @@ from pathlib import Path
 import agents
 import pytest
 from agents import ask, refusals
-from small import hospitals
 
 from fedmerge import parts, tasks
 from sites import client, room, service, target
@@ -21,12 +20,6 @@ from sites import parts as files
 
 DESCRIBE = tasks.to_table(tasks.Describe("small", (8, 8, 8), 1, "float32"))
 KEY, DIGEST = "a" * 24, "sha256:" + "d" * 64
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import agents
 import consortia
 import pytest
 from agents import refusals
-from small import hospitals
 from walled import as_user, become, root_only, skip_unless_reached, two_users
 
 from fedmerge import supervisor
@@ -21,12 +20,6 @@ from sites import bundle, walls
 from sites import up as site_up
 
 HOSTILE = Path(__file__).with_name("looks_around.py").read_text()
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture(scope="module")

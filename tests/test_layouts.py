@@ -10,6 +10,7 @@ import pytest
 import torch
 from commandline import command
 from made_layouts import BRATS_2018, BRATS_2023
+from made_plans import trainings
 
 from fedmerge.cli import predict as cli_predict
 from fedmerge.errors import DataError
@@ -17,23 +18,9 @@ from sites import cases, config, described, looking, predict, preflight
 from sites.records import OPEN, Site
 from sites.tables import data as read_data
 
-HEAD = """
-[campaign]
-precision = "float32"
-methods = ["t-imm"]
-[net]
-name = "isensee2017"
-base_filters = 2
-depth = 2
-patch = [12, 12, 8]
-[train]
-steps = 2
-fisher_cases = 2
-[adapt]
-steps = 2
-[finetune]
-steps = 2
-"""
+HEAD = '[campaign]\nprecision = "float32"\nmethods = ["t-imm"]\n' + trainings(
+    patch=(12, 12, 8), train="steps = 2\nfisher_cases = 2"
+)
 SOURCE = '[[site]]\nname = "{0}"\nrole = "source"\n[site.data]\nfolder = "{0}"\ntest = 1\n'
 TARGET = '[[site]]\nname = "harbour"\nrole = "target"\n[site.data]\nfolder = "harbour"\ntrain = 2\ntest = 2\n'
 PARCELS = (

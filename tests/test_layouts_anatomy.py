@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from commandline import command
 from made_layouts import BRATS_2018, BRATS_2023
+from made_plans import trainings
 from nibabel import orientations
 
 from sites import cases, cohort, described, freesurfer, loading, looking, preflight, synthesis, volumes
@@ -31,22 +32,12 @@ labels = {3}
 modalities = ["T1"]
 spacing_mm = 4
 """
+NET = trainings(patch=(24, 28, 24), depth=3, train="steps = 2\nfisher_cases = 1")
 CAMPAIGN = f"""
 [campaign]
 precision = "float32"
 methods = ["t-imm"]
-[net]
-name = "isensee2017"
-base_filters = 2
-depth = 3
-patch = [24, 28, 24]
-[train]
-steps = 2
-fisher_cases = 1
-[adapt]
-steps = 2
-[finetune]
-steps = 2
+{NET}
 {SITE.format("north", "source", "freesurfer", '{ from = "freesurfer-14", classes = [1, 2, 3, 4, 5, 6, 7] }')}
 {SITE.format("south", "source", "freesurfer", '{ from = "freesurfer-14", classes = [8, 9, 10, 11, 12, 13, 14] }')}
 {SITE.format("harbour", "target", "brats", '"brats"')}

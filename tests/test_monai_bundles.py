@@ -26,7 +26,7 @@ NETS = {
     "isensee2017": {"base_filters": 2, "depth": 3},
     "unet": {"base_filters": 2, "depth": 3},
     "segresnet": {"base_filters": 8, "depth": 3},
-    "dynunet": {"base_filters": 2, "depth": 3, "residual": True},
+    "dynunet": {"base_filters": 2, "depth": 3, "residual": True, "coarse_heads": 1},
     "monai": {"arguments": {"channels": [2, 4], "strides": [2], "norm": ["instance", {"affine": True}]}},
 }
 TOLD = cards.Told("demo", licence="CC-BY-4.0")

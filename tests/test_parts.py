@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flwr.app import Error, Message
 from flwr.clientapp import ClientApp
-from small import campaign, hospitals
+from small import campaign
 from test_campaign import bare, run
 
 from fedmerge import parts, transport
@@ -25,12 +25,6 @@ from sites.inbound import Declined
 
 DATA = bytes(range(256)) * 40
 SHA = hashlib.sha256(DATA).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder, with room for campaign files."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture

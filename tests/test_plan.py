@@ -4,29 +4,20 @@ import re
 from pathlib import Path
 
 import pytest
+from made_plans import trainings
 
 from fedmerge import fusion
 from fedmerge.errors import ConfigError
 from server import feasible, plan
 
-GOOD = """
+GOOD = f"""
 [campaign]
 name = "two"
-[net]
-name = "isensee2017"
-base_filters = 2
-depth = 2
-patch = [8, 8, 8]
-[train]
-steps = 4
-[adapt]
-epochs = 3
-[finetune]
-steps = 5
+{trainings(train="steps = 4", adapt="epochs = 3", finetune="steps = 5")}
 [[site]]
 name = "north"
 role = "source"
-data = { folder = "n" }
+data = {{ folder = "n" }}
 [[site]]
 name = "south"
 role = "source"
@@ -34,7 +25,7 @@ contribution = "south.safetensors"
 [[site]]
 name = "harbour"
 role = "target"
-data = { folder = "h" }
+data = {{ folder = "h" }}
 """
 
 

@@ -9,10 +9,11 @@ import torch
 from made_plugins import ENTRIES, install, of_the_page
 from small import campaign, hospitals
 
-from fedmerge import answers, fusion, nets, params, partition, plugins, results, wire
+from fedmerge import answers, fusion, nets, params, partition, plugins, results, training, wire
 from fedmerge.cli import predict
 from fedmerge.errors import ConfigError, NetError
 from fedmerge.fusion import foreign, recipe, rules
+from fedmerge.records import Settings
 from server import inprocess
 from server.app import app as server_app
 from sites import config, inbound
@@ -61,6 +62,41 @@ def test_its_weights_are_a_function_of_the_seed_and_leave_the_global_generator_a
     assert torch.equal(torch.get_rng_state(), before)
     assert params.digest(first) == params.digest(again) != params.digest(other)
     assert first["act.weight"].item() == pytest.approx(0.1)
+
+
+COARSE = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, inside, outside):
+        super().__init__()
+        self.body = nn.Conv3d(inside, 4, 3, padding=1)
+        self.fine, self.coarse = nn.Conv3d(4, outside, 1), nn.Conv3d(4, outside, 1)
+
+    def forward(self, x):
+        return self.fine(self.body(x))
+
+    def levels(self, x):
+        body = self.body(x)
+        return [self.fine(body), self.coarse(nn.functional.avg_pool3d(body, 2))]
+
+
+def build(in_channels, out_channels):
+    return Net(in_channels, out_channels)
+"""
+
+
+def test_a_net_of_another_package_may_have_coarser_levels(path):
+    """Deep supervision trains its coarser head, which is a head; what it answers is the finest level."""
+    install(path, modules={"coarse": COARSE}, entries={"fedmerge.nets": {"coarse": "coarse:build"}})
+    net = nets.build({"name": "coarse"}, **CHANNELS, seed=0)
+    assert {name.partition(".")[0] for name in nets.heads({"name": "coarse"}, **CHANNELS)} == {"fine", "coarse"}
+    before = net.coarse.weight.detach().clone()
+    x, y = torch.randn(1, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.ones(1, 1, 4, 4, 4).long()
+    training.Run(net, lambda _: (x, y), Settings(steps=1, lr=0.1, deep=True), seed=0, device="cpu").advance(1)
+    assert not torch.equal(net.coarse.weight, before)
+    assert torch.equal(net(x), net.levels(x)[0])
 
 
 def test_what_the_net_declares_is_what_is_fused(demo):

@@ -8,18 +8,12 @@ import hostile
 import pytest
 from commandline import command
 from made_consortium import Consortium
-from small import hospitals
+from made_plans import MEMBERS, trainings
 from test_campaign import run
 
 from fedmerge import whole, wire
 from fedmerge.trust import audit, keys
 from server import presence, runs
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder, with room for campaign files."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture
@@ -121,25 +115,7 @@ def held(server, *sites):
     whole.write(runs.out(server, "first") / "server/changes.json", json.dumps(table).encode())
 
 
-PLAN = """
-[net]
-name = "isensee2017"
-base_filters = 2
-depth = 2
-patch = [8, 8, 8]
-[train]
-steps = 2
-[adapt]
-steps = 2
-[finetune]
-steps = 2
-[[site]]
-name = "north"
-role = "source"
-[[site]]
-name = "harbour"
-role = "target"
-"""
+PLAN = trainings() + MEMBERS
 
 
 def test_a_run_is_queued_again_when_the_last_word_on_held_weights_is_said(server, capsys):

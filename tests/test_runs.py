@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 from made_consortium import Consortium
+from made_plans import MEMBERS, trainings
 
 from fedmerge.errors import CampaignStopped, ConfigError, DataError
 from fedmerge.trust import keys
@@ -17,31 +18,11 @@ from server.runner import Runner
 from server.superlink import Unanswered
 
 T = float(int(time.time()))  # when the tests begin, in seconds since 1970
-PLAN = """
-[campaign]
-name = "first try"
-[net]
-name = "isensee2017"
-base_filters = 2
-depth = 2
-patch = [8, 8, 8]
-weights = "start.safetensors"
-[train]
-steps = 2
-lr = 1e-3
-[adapt]
-steps = 2
-lr = 1e-3
-[finetune]
-steps = 2
-lr = 1e-3
-[[site]]
-name = "north"
-role = "source"
-[[site]]
-name = "harbour"
-role = "target"
-"""
+SHORT = "steps = 2\nlr = 1e-3"
+PLAN = '[campaign]\nname = "first try"\n' + trainings(
+    net='weights = "start.safetensors"', train=SHORT, adapt=SHORT, finetune=SHORT
+)
+PLAN += MEMBERS
 
 
 class Flower:

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from small import SITES, campaign, hospitals
+from small import SITES, campaign
 from test_campaign import bare, failing, run
 from test_holding import three_sources
 
@@ -24,12 +24,6 @@ ROW = tasks.Row(
     net_seed=0, target_cases=2, ratios="", adapt=None, logits_lr=0.0, finetune={}, threads=1,
 )  # fmt: skip
 METHODS = "mean,imm-mode,t-imm,transfer:north,lwf+stitch"
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder, with room for campaign files."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture(scope="module")

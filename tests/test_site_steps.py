@@ -37,7 +37,7 @@ def test_the_table_of_a_site_is_read(tmp_path):
     ("key", "value", "sentence"),
     [
         ("grids", "guess", "north: 'grids' expected refuse or resample, got 'guess'"),
-        ("crop", "skull", "north: 'crop' expected nonzero or otsu, got 'skull'"),
+        ("crop", "skull", "north: 'crop' expected nonzero or otsu or mask, got 'skull'"),
         ("bias_field", 3, "north, bias_field expected true, false or a table, got 3"),
         ("bias_field", {"iterations": []}, "north, bias_field: 'iterations' expected a list of positive whole numbers"),
         ("bias_field", {"levels": 3}, "north, bias_field: unknown key 'levels'"),

@@ -8,6 +8,7 @@ import pytest
 import three_grids
 import torch
 from commandline import command
+from made_plans import trainings
 from three_grids import MODALITIES, VIEWS
 from torch import nn
 
@@ -134,23 +135,7 @@ def test_a_label_map_that_was_drawn_on_another_modality_is_brought_along(hospita
     assert 2 * both.sum() / ((case.truth == 1).sum() + (drawn.truth == 1).sum()) > 0.9
 
 
-CAMPAIGN = """
-[campaign]
-name = "grids"
-precision = "float32"
-methods = ["mean"]
-[net]
-name = "isensee2017"
-base_filters = 2
-depth = 2
-patch = [16, 16, 16]
-[train]
-steps = 2
-[adapt]
-steps = 2
-[finetune]
-steps = 2
-"""
+CAMPAIGN = '[campaign]\nname = "grids"\nprecision = "float32"\nmethods = ["mean"]\n' + trainings(patch=(16, 16, 16))
 SITE = """
 [[site]]
 name = "{name}"

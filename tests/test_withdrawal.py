@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from commandline import command
-from small import campaign, hospitals
+from small import campaign
 from test_campaign import run
 
 from fedmerge import wire
@@ -14,12 +14,6 @@ from server import home as homes
 from server import record, withdrawal
 
 NOW = "2030-01-02T03:04:05Z"
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The tiny hospitals' folder, with room for campaign files."""
-    return hospitals(tmp_path_factory.mktemp("hospitals"))
 
 
 @pytest.fixture(scope="module")

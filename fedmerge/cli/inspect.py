@@ -65,7 +65,8 @@ def _show(file: Path, opened: Any) -> None:  # noqa: ANN401 - safetensors export
     fisher = Weights(opened, FISHER if contribution else "\0")
     kinds = {name: opened.get_slice(name).get_dtype() for name in names}
     size = f"{file.stat().st_size:,}"
-    facts = [("file", str(file)), ("bytes", size), ("tensors", str(len(names))), *_essentials(opened), *told]
+    facts = [("file", str(file)), *(_card(file) if contribution else []), ("bytes", size), ("tensors", str(len(names)))]
+    facts += [*_essentials(opened), *told]
     if set(kinds.values()) == {"F32"}:
         facts.append(("digest of the weights", params.digest(weights)))
     screen.table(["", ""], facts, left=2)
@@ -77,6 +78,14 @@ def _show(file: Path, opened: Any) -> None:  # noqa: ANN401 - safetensors export
         rows.append([name, shape, kinds[full], *(statistics if contribution else [])])
     heading = ["name", "shape", "type", *(["Fisher min", "mean", "max"] if contribution else [])]
     screen.table(heading, rows, left=3)
+
+
+def _card(file: Path) -> list[tuple[str, str]]:
+    """Where the page about a contribution is, if there is one."""
+    from fedmerge import contribution_cards
+
+    card = contribution_cards.path_of(file)
+    return [("card", str(card))] if card.is_file() else []
 
 
 def _essentials(opened: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - safetensors exports no type

@@ -28,6 +28,10 @@ def predict(
     ],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the label maps, or for the classes of pictures.")],
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option("--mask", help="Each patient's mask, once a patient, if the model's images were cut to one."),
+    ] = None,
     flips: Annotated[
         bool, typer.Option("--flips", help="Mean over the mirrored volumes too: eight times the work.")
     ] = False,
@@ -36,7 +40,8 @@ def predict(
     """Segment images, each label map (NIfTI) with the grid and affine of its image; or classify pictures."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out expected a folder, got the file {out}")
-    for path in (model, *images):
+    masks = list(mask or ())
+    for path in (model, *images, *masks):
         if path.is_dir():
             raise DataError(f"{path}: expected a file, got a folder")
         if not path.is_file():
@@ -47,6 +52,8 @@ def predict(
         net, info = load(model)
         task = answers.of(info["net"])
         patients = by_patient(images, info["channels"]) if task.background else [[image] for image in images]
+        if masks and len(masks) != len(patients):
+            raise ConfigError(f"--mask expected one file for each of {len(patients)} patients, got {len(masks)}")
         maps = targets(patients, out, ANSWERS[task.name])
         taken = [path for path in maps if path.exists()]
         if task.background and (other := labelfiles.others(out, info["labels"])):
@@ -59,8 +66,8 @@ def predict(
         answer = {"segmentation": site.predict_file, "classification": site.classify_file}[task.name]
         if task.background:
             labelfiles.write(out, info["labels"])
-        for patient, path in zip(patients, maps):
-            answer(net, info, patient, path, flips=flips)
+        for k, (patient, path) in enumerate(zip(patients, maps)):
+            answer(net, info, patient, path, mask=masks[k] if masks else None, flips=flips)
             screen.say(str(path))
     names = [*["background"] * task.background, *info["labels"]]
     screen.say("labels: " + ", ".join(f"{k} {name}" for k, name in enumerate(names)))

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from inspect import ismethod
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ def of(net: nn.Module, image: Sequence[int]) -> Groups:
     x = torch.empty((CASES, *image), device="meta")
     trace.image(x)
     with _evaluating(net), params.holding(net, {**parameters, **buffers}), _paths(net, trace), torch.no_grad(), trace:
-        out = net(x)
+        out = _answer(net, x)
     trace.close(out)
     return _groups(trace)
 
@@ -76,9 +77,9 @@ def verify(net: nn.Module, groups: Groups, image: Sequence[int], *, seed: int = 
     permuted = permute(weights, groups, random(groups, seed=seed))
     with _evaluating(net), torch.no_grad():
         with params.holding(net, weights):
-            before = _flat(net(x))
+            before = _flat(_answer(net, x))
         with params.holding(net, permuted):
-            after = _flat(net(x))
+            after = _flat(_answer(net, x))
     change = float((before - after).abs().max() / before.abs().max())
     if not change <= 1e-9:
         raise NetError(f"a permutation of hidden units changed the net's function by {change:.1e} of its largest value")
@@ -105,6 +106,12 @@ def _groups(trace: Trace) -> Groups:
         if segments:
             axes[name] = (*axes.get(name, ()), Axis(number, entries(spans), tuple(segments)))
     return Groups(sizes, {name: tuple(sorted(own, key=lambda axis: axis.axis)) for name, own in axes.items()})
+
+
+def _answer(net: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - a net returns what it likes
+    """The logits, of all levels where a net has several: its coarser heads read hidden units too."""
+    levels = getattr(net, "levels", None)
+    return levels(x) if ismethod(levels) else net(x)
 
 
 def _drawn(like: Tensor, g: torch.Generator) -> Tensor:

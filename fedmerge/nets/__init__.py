@@ -34,6 +34,7 @@ NETS: dict[str, Callable[..., nn.Module]] = {
 CLASSIFIERS = ("resnet",)  # those that answer once an image
 OWN = ("monai",)  # those whose modules draw their own weights, as nets of other packages do
 
+LATER = ("coarse_heads",)  # settings that an older description lacks; one that is 0 is left out of a new one too
 MOST = {"base_filters": 1024, "residual_units": 16}  # told before a net of such a size is built
 
 DRAWN = (nn.modules.conv._ConvNd, nn.Linear)  # weights drawn at random
@@ -144,7 +145,7 @@ def _drawn(arguments: dict[str, Any], seed: int | None) -> nn.Module:
 
 
 def canonical(settings: Mapping[str, Any], *, in_channels: int, out_channels: int) -> dict[str, Any]:
-    """The settings with every default and the channels filled in: JSON-able, and enough to `build` again.
+    """The settings with the channels and every default but those of `LATER`: JSON-able, and enough to `build` again.
 
     Those of a net of another package hold the package's `stamp` under `package`.
 
@@ -177,7 +178,8 @@ def canonical(settings: Mapping[str, Any], *, in_channels: int, out_channels: in
             raise ConfigError(f"net {name}: {key} expected {kind.__name__}, got {value!r}")
         if key in MOST and value > MOST[key]:
             raise ConfigError(f"net {name}: {key} expected at most {MOST[key]}, got {value}")
-    return {"name": name, **fixed, **defaults, **given}
+    whole = {"name": name, **fixed, **defaults, **given}
+    return {key: value for key, value in whole.items() if value or key not in LATER}
 
 
 def definition(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,9 +45,12 @@ def building(define: Callable[P, Definition]) -> Callable[P, nn.Module]:
 
 
 def made(told: Definition) -> nn.Module:
-    """The net of a definition."""
+    """The net of a definition; a DynUNet with deep supervision is `supervised.Supervised`, with the same parameters."""
     arguments = {key: value for key, value in told.items() if key != "_target_"}
-    net: nn.Module = class_of(told["_target_"])(**arguments)
+    make = class_of(told["_target_"])
+    if told["_target_"] == "DynUNet" and arguments.get("deep_supervision"):
+        make = import_module("fedmerge.nets.supervised").Supervised
+    net: nn.Module = make(**arguments)
     return net
 
 

@@ -85,13 +85,18 @@ def dynunet(
     depth: int = 4,
     residual: bool = False,
     dropout: float = 0.0,
+    coarse_heads: int = 0,
 ) -> Definition:
-    """MONAI's DynUNet, the net of nnU-Net (Isensee et al. 2021), without deep supervision.
+    """MONAI's DynUNet, the net of nnU-Net (Isensee et al. 2021), with heads at so many coarser levels.
+
+    nnU-Net has them at all levels but the two coarsest: depth - 3.
 
     Raises:
         ConfigError: a setting is impossible.
     """
     _check("dynunet", dims, base_filters, depth, dropout)
+    if not 0 <= coarse_heads <= depth - 2:
+        raise ConfigError(f"net dynunet: coarse_heads of depth {depth} expected 0 to {depth - 2}, got {coarse_heads}")
     return {
         "_target_": "DynUNet",
         "spatial_dims": dims,
@@ -104,8 +109,9 @@ def dynunet(
         "dropout": dropout or None,
         "norm_name": NORM,
         "act_name": LEAKY,
-        "deep_supervision": False,
+        "deep_supervision": coarse_heads > 0,
         "res_block": residual,
+        **({"deep_supr_num": coarse_heads} if coarse_heads else {}),
     }
 
 

@@ -4,7 +4,6 @@ Two sums of one artefact in different company are two linear equations about it;
 them. So the ledger stands before the masks: the private key that they are derived from is given out by `enter` alone.
 """
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -221,9 +220,5 @@ def _write(home: Path, entries: tuple[Entry, ...]) -> None:
 def _locked(home: Path) -> Iterator[None]:
     """Threads and processes of the site one after the other."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(home / ".masked.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with whole.locked(home / ".masked.lock"):
         yield
-    finally:
-        os.close(handle)  # and with it the lock goes

@@ -10,7 +10,7 @@ from typing import Any
 from fedmerge.errors import DataError
 from sites import phantom, spots
 from sites.folders import bids, brats, classes, decathlon, freesurfer, single
-from sites.folders.found import ALL, LABEL, Found, Listing, patient
+from sites.folders.found import ALL, LABEL, MASK, Found, Listing, patient
 from sites.records import Data
 
 __all__ = ["Found", "find", "modalities", "patient", "scan"]
@@ -57,7 +57,7 @@ def scan(data: Data) -> tuple[list[Found], dict[str, str]]:
         got = listing.cases[case]
         images = tuple(got[name] for name in ([ALL] if ALL in got else listing.names))
         who = patient(case, data.patient) if data.patient else listing.patients.get(case) or patient(case, None)
-        found.append(Found(case, who, images, got[LABEL], never=listing.never.get(case, ())))
+        found.append(Found(case, who, images, got[LABEL], never=listing.never.get(case, ()), mask=got.get(MASK)))
     if not found and not problems:
         problems[""] = f"{data.folder} holds no case in the layout '{data.layout}'"
     return found, problems
@@ -78,10 +78,12 @@ def modalities(data: Data) -> tuple[str, ...]:
 def _incomplete(case: str, listing: Listing) -> str | None:
     """What a case lacks, or has too much, in a sentence."""
     got = listing.cases[case]
-    images = got.keys() - {LABEL}
+    images = got.keys() - {LABEL, MASK}
     if images not in ({ALL}, set(listing.names)):
         have, want = ", ".join(sorted(images)) or "none", ", ".join(listing.names)
         return f"case '{case}' has the modalities {have}, expected {want}"
     if LABEL not in got:
         return f"case '{case}' has no label map" + (f" {listing.label}" if listing.label else "")
+    if listing.mask and MASK not in got:
+        return f"case '{case}' has no mask {listing.mask}"
     return None

@@ -2,7 +2,8 @@
 
 A file is known by its entities (`run-1`, `desc-aseg`, ...) and its suffix (`T1w`, `dseg`). Where a case has several
 files for one thing the settings choose, by as many entities as it takes: `label_file = "desc-aseg_dseg"`. Images are
-looked for beside the raw ones first, then in the derivative that holds the label maps.
+looked for beside the raw ones first, then in the derivative that holds the label maps; masks in that derivative first,
+then beside the raw images, then in all derivatives.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedmerge.errors import DataError
-from sites.folders.found import LABEL, Listing, folders, volumes_below
+from sites.folders.found import LABEL, MASK, Listing, folders, volumes_below
 from sites.records import Data
 from sites.volumes import stem
 
@@ -53,7 +54,9 @@ def read(data: Data) -> Listing:
     names = data.modalities or _seen([*raw, *derived])
     asked = {name: _parse(file) for name, file in data.files.items()}
     images, beside = _by_case(raw), _by_case(derived)
+    trees = [beside, images, _by_case(_everywhere(data))] if data.mask_file else []
     listing = Listing(names=names, label=f"{data.label_file or '*_dseg'}, beside its images or in a derivative")
+    listing.mask = f"{data.mask_file}, beside its images or in a derivative" if data.mask_file else ""
     for case in sorted({*images, *beside}):
         drawn = [one for one in beside.get(case, ()) if one.suffix == shape.suffix]
         chosen = {LABEL: _chosen(drawn, shape if data.label_file else None)}
@@ -63,6 +66,9 @@ def read(data: Data) -> Listing:
                 for tree in (images, beside)
             )
             chosen[name] = _beside(first or second, chosen[LABEL])
+        if data.mask_file:
+            masks = (_masks(tree.get(case, ()), _parse(data.mask_file)) for tree in trees)
+            chosen[MASK] = _beside(next(filter(None, masks), []), chosen[LABEL])
         got = {name: files[0].path for name, files in chosen.items() if files}
         if got:
             listing.cases[case] = got
@@ -70,6 +76,17 @@ def read(data: Data) -> Listing:
             if len(files) > 1:
                 listing.problems.setdefault(case, _ambiguous(case, name, files))
     return listing
+
+
+def _everywhere(data: Data) -> list[Named]:
+    """The files of all derivatives."""
+    folder = data.folder / "derivatives"
+    return [one for path in folders(folder) for one in _tree(path)] if folder.is_dir() else []
+
+
+def _masks(files: Iterable[Named], asked: Named) -> list[Named]:
+    """The masks that the settings ask for."""
+    return _chosen([one for one in files if one.suffix == asked.suffix], asked)
 
 
 def _by_case(files: Iterable[Named]) -> dict[str, list[Named]]:
@@ -144,4 +161,6 @@ def _ambiguous(case: str, name: str, files: Sequence[Named]) -> str:
     what, key = f"images of {name}", f'files = {{ {name} = "{files[0].short}" }}'
     if name == LABEL:
         what, key = "label maps", f'label_file = "{files[0].short}"'
+    if name == MASK:
+        what, key = "masks", f'mask_file = "{files[0].short}"'
     return f"case '{case}' has {len(files)} {what}, {', '.join(one.short for one in files)}: choose with {key}"

@@ -8,8 +8,9 @@ from pathlib import Path
 from sites.volumes import SUFFIXES
 
 LABEL = "\0label"
+MASK = "\0mask"
 ALL = "\0all"
-Files = dict[str, Path]  # modality, LABEL, or ALL where one file holds every channel -> file
+Files = dict[str, Path]  # modality, LABEL, MASK, or ALL where one file holds every channel -> file
 
 # Ids that tell the patient: BIDS, BraTS with timepoints, and "NAME_visit2" in its usual spellings.
 PATIENTS = (
@@ -26,6 +27,7 @@ class Found:
     `patient` is None where the id does not tell. `lent` is the case whose label map this one is trained with, where a
     simulation makes the labels meaningless. `group` is the class folder of a picture, whose file is its label too.
     `never` are values that the label map must not hold although the site's labels have them, each with the reason.
+    `mask` is there where the site crops by one.
     """
 
     id: str
@@ -35,6 +37,12 @@ class Found:
     lent: "Found | None" = None
     group: str = ""
     never: tuple[tuple[int, str], ...] = ()
+    mask: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files."""
+        return (*self.images, self.label, *([self.mask] if self.mask else []))
 
 
 @dataclass
@@ -48,6 +56,7 @@ class Listing:
         patients: id -> patient, where the layout tells it and the id alone would not.
         label: where the label map of a case is expected, for the sentence about one that has none.
         never: id -> as in `Found`.
+        mask: where the mask of a case is expected; "": none is asked for.
     """
 
     cases: dict[str, Files] = field(default_factory=dict)
@@ -56,13 +65,14 @@ class Listing:
     patients: dict[str, str] = field(default_factory=dict)
     label: str = ""
     never: dict[str, tuple[tuple[int, str], ...]] = field(default_factory=dict)
+    mask: str = ""
 
 
 def put(listing: Listing, case: str, name: str, path: Path) -> None:
     """Adds a file to a case; two files for one thing are a problem of the case."""
     files = listing.cases.setdefault(case, {})
     if name in files:
-        what = {LABEL: "label maps", ALL: "images"}.get(name, f"files of the modality {name}")
+        what = {LABEL: "label maps", MASK: "masks", ALL: "images"}.get(name, f"files of the modality {name}")
         both = " and ".join(f"{one.parent.name}/{one.name}" for one in (files[name], path))
         listing.problems[case] = f"case '{case}' has two {what}, {both}"
     files[name] = path
@@ -83,7 +93,7 @@ def first_match(patterns: Iterable[re.Pattern[str]], text: str) -> str | None:
 
 def seen(cases: dict[str, Files], order: Sequence[str] = ()) -> tuple[str, ...]:
     """The modalities that any case has, in the given order, then by the alphabet."""
-    names = {name for files in cases.values() for name in files} - {LABEL, ALL}
+    names = {name for files in cases.values() for name in files} - {LABEL, MASK, ALL}
     return tuple(name for name in order if name in names) + tuple(sorted(names.difference(order)))
 
 

@@ -7,7 +7,7 @@ template. The longitudinal one stands for the scan then; the template `TEMPLATE`
 import re
 from pathlib import Path
 
-from sites.folders.found import LABEL, Listing, folders, patient, put, volumes
+from sites.folders.found import LABEL, MASK, Listing, folders, patient, put, volumes
 from sites.records import Data
 from sites.volumes import stem
 
@@ -16,23 +16,26 @@ LONG = re.compile(r"(?P<scan>.+)\.long\.(?P<template>.+)")
 
 
 def read(data: Data) -> Listing:
-    """The subjects with a folder `mri`; unless the site names other files, T1.mgz is the image and aseg.mgz the map."""
+    """The subjects with a folder `mri`; unless the site names other files, T1.mgz is the image, aseg.mgz the map."""
     wanted = {data.files.get(name, name): name for name in data.modalities or ("T1",)}
     label = data.label_file or "aseg"
     subjects = {path.name: path for path in folders(data.folder) if (path / "mri").is_dir()}
     long = {name: match for name in subjects if (match := LONG.fullmatch(name))}
     aside = {match[part] for match in long.values() for part in ("scan", "template")}
+    needed = [*wanted.items(), (label, LABEL), *([(data.mask_file, MASK)] if data.mask_file else [])]
     listing = Listing(names=tuple(wanted.values()), label=f"mri/{label}.mgz")
     for case, folder in subjects.items():
         if case in aside or AVERAGES.fullmatch(case) or (folder / "base-tps").exists():
             continue
         listing.cases[case] = {}
         for path in volumes(folder / "mri"):
+            if stem(path) == data.mask_file:
+                put(listing, case, MASK, path)
             if stem(path) == label:
                 put(listing, case, LABEL, path)
             elif stem(path) in wanted:
                 put(listing, case, wanted[stem(path)], path)
-        lacking = [file for file in (*wanted, label) if wanted.get(file, LABEL) not in listing.cases[case]]
+        lacking = [file for file, name in needed if name not in listing.cases[case]]
         if lacking:
             files = ", ".join(f"mri/{file}.mgz" for file in lacking)
             listing.problems.setdefault(case, f"case '{case}' has no {files}{_unfinished(folder)}")
