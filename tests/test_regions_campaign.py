@@ -76,19 +76,24 @@ test = 1
 TUMOUR = ["TC", "WT", "ET"]  # in the order of the labels that are each region's own
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """(file, folder of the run) of a campaign of a source with labels, a source with regions, a target with regions."""
-    folder = tmp_path_factory.mktemp("regions")
+def campaign(folder, methods, old="", new=""):
+    """The file of a campaign of a source with labels, a source and a target with regions, beside their data."""
     made_layouts.decathlon(folder / "north", ["x", "y", "z"])
     graded = ["HGG/Brats18_CBICA_AAB_1", "HGG/Brats18_CBICA_AAC_1", "LGG/Brats18_TCIA09_141_1"]
     made_layouts.brats(folder / "south", graded, BRATS_2018, enhancing=4, axes="LAS")
     timed = [f"BraTS-GLI-{k:05d}-000" for k in range(4)]
     made_layouts.brats(folder / "harbour", timed, BRATS_2023, enhancing=3)
     path = folder / "campaign.toml"
-    path.write_text(HEAD.format(methods=json.dumps(METHODS)))
-    assert command("simulate", path, "--out", folder / "run") == 0
-    return path, folder / "run"
+    path.write_text(HEAD.format(methods=json.dumps(methods)).replace(old, new))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """(file, folder of the run) of a campaign."""
+    path = campaign(tmp_path_factory.mktemp("regions"), METHODS)
+    assert command("simulate", path, "--out", path.parent / "run") == 0
+    return path, path.parent / "run"
 
 
 def target(path, name="harbour"):
@@ -249,3 +254,17 @@ def test_a_models_card_and_the_drawing_of_its_net_tell_of_regions(ran):
     drawn, why = drawing.of(results.read(run))
     assert why == ""
     assert drawn == layers.of(nets.bare(info["net"]), info["patch"], in_channels=1, out_channels=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new", "engine"),
+    [("", "", "flower"), ("[campaign]", '[campaign]\nfit = "far"', "inprocess"),
+     ("[campaign]", '[campaign]\ntrust = "target"', "inprocess")],
+)  # fmt: skip
+def test_other_ways_of_running_it_have_the_same_numbers(ran, tmp_path, old, new, engine):
+    """By Flower, fitted far from the data, sealed to the target: T-IMM has the scores of the plain run."""
+    path = campaign(tmp_path, ["t-imm"], old, new)
+    assert command("simulate", path, "--out", tmp_path / "run", "--engine", engine) == 0
+    want = [row["cases"] for row in results.read(ran[1])["rows"] if row["method"] == "t-imm"]
+    assert [row["cases"] for row in results.read(tmp_path / "run")["rows"]] == want
