@@ -4,10 +4,9 @@
 
 The gradient is that of one whole case; it is squared first and averaged afterwards. A case too large for one forward
 pass comes in pieces: the gradients of their log-likelihoods are added up before they are squared. With labels sampled
-from the model this is the true Fisher (one draw a voxel; a classifier: an image), with the
-observed labels the empirical one
-(Kunstner et al., 2019, on the difference). What a net's logits say of labels is a `Likelihood`: one label a voxel by a
-softmax, or overlapping regions (`fedmerge.regions`).
+from the model this is the true Fisher (one draw a voxel; a classifier: an image), with the observed labels the
+empirical one (Kunstner et al., 2019, on the difference). What a net's logits say of labels is a `Likelihood`: one label
+a voxel by a softmax, or regions that may overlap (`fedmerge.regions`).
 """
 
 import warnings

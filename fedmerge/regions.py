@@ -31,6 +31,7 @@ from fedmerge.fisher import Likelihood
 
 Table = Mapping[str, Sequence[str]]  # name of a region -> its labels
 
+MOST = 255  # labels of a label map, and so regions
 ON = 0.5 - 1e-6  # a tie is the region's, as it is a label's where labels exclude each other
 
 
@@ -94,8 +95,10 @@ def of(labels: Sequence[str], table: Table) -> Regions:
 
     Raises:
         ConfigError: two regions overlap and none holds the other, or a region has not exactly one label of its own;
-            names them.
+            names them. Or there are too many.
     """
+    if (count := max(len(labels), len(table))) > MOST:
+        raise ConfigError(f"expected at most {MOST} labels and regions, got {count}")
     sets = {name: frozenset(parts) for name, parts in table.items()}
     for name, parts in sets.items():
         if strange := sorted(parts - set(labels)):

@@ -77,8 +77,8 @@ class Data:
 
     `validate` and `test` are numbers of cases, or the ids of exactly those cases. `regions` are unions of labels that
     scores are taken of, in place of the labels; they may overlap. `outputs` says whether nets answer these regions, or
-    labels that exclude each other. `files` is the name of a modality's file, where it is
-    not the modality's own. What a layout makes of `label_file` and `derivative`, its reader says.
+    labels that exclude each other. `files` is the name of a modality's file, where it is not the modality's own. What a
+    layout makes of `label_file` and `derivative`, its reader says.
     """
 
     folder: Path

@@ -13,7 +13,7 @@ from torch import nn
 from fedmerge import answers, fisher, heads, losses, penalties, regions, tasks, wire
 from fedmerge.contribution import Expected, check
 from fedmerge.errors import ConfigError, DataError, NetError, Refused
-from sites import cases, patches, preprocess, source
+from sites import cases, patches, preflight, preprocess, source
 from sites.inbound import Declined
 from sites.labels import TABLES
 from sites.preprocess import Grid
@@ -328,6 +328,18 @@ def test_the_hash_over_a_sites_settings_knows_what_it_trains_on(tmp_path):
     )
     assert plain == said == "sha256:c39ab508710070671b2de60ebc738c13fff14b92a5f220072912d42dfdcb7510"
     assert other != plain
+
+
+def test_check_warns_of_one_name_for_two_regions(tmp_path):
+    """Their rows do not count for each other; the same labels in another order are the same region."""
+    keys = {"labels": {"a": [1], "b": [2]}, "outputs": "regions"}
+    tables = ({"x": ["a", "b"], "y": ["a"]}, {"x": ["b", "a"], "y": ["b"]})
+    one, other = (
+        Site(name, "source", settings(tmp_path / name, regions=table, **keys), OPEN, None, tmp_path, simulation=True)
+        for name, table in zip(("north", "south"), tables)
+    )
+    told = [found.sentence for found in preflight.agree([one, other]) if "region" in found.sentence]
+    assert told == ["south: the region 'y' is of b, but of a at north"]
 
 
 def test_a_site_declines_a_net_that_answers_something_else(tmp_path):

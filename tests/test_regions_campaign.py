@@ -11,10 +11,10 @@ from commandline import command
 from made_layouts import BRATS_2018, BRATS_2023
 from torch import nn
 
-from fedmerge import answers, cards, evaluation, fisher, losses, nets, params, results, tasks, wire
+from fedmerge import answers, cards, evaluation, fisher, losses, nets, params, penalties, results, tasks, wire
 from fedmerge.pages import layers
 from fedmerge.pages import net as drawing
-from sites import attack, cases, config, importance, patches, predict
+from sites import attack, cases, config, importance, patches, predict, ways
 from sites.labels import REGIONS
 
 METHODS = ["t-imm", "imm-mode+stitch", "lwf+stitch", "pooled", "fedavg"]
@@ -42,16 +42,6 @@ steps = 2
 [evaluate]
 flips = true
 [[site]]
-name = "north"
-role = "source"
-[site.data]
-folder = "north"
-layout = "msd"
-labels = {{ necrosis = [1] }}
-background = [2]
-pooled_labels = {{ necrosis = [1], oedema = [2], enhancing = [3] }}
-test = 1
-[[site]]
 name = "south"
 role = "source"
 [site.data]
@@ -60,6 +50,16 @@ layout = "brats"
 labels = "brats"
 outputs = "regions"
 pooled_labels = "brats"
+test = 1
+[[site]]
+name = "north"
+role = "source"
+[site.data]
+folder = "north"
+layout = "msd"
+labels = {{ necrosis = [1] }}
+background = [2]
+pooled_labels = {{ necrosis = [1], oedema = [2], enhancing = [3] }}
 test = 1
 [[site]]
 name = "harbour"
@@ -103,9 +103,9 @@ def target(path, name="harbour"):
 
 
 def contributions(run, name, kept=False):
-    """What a source sent: of the plain training, or of the chain with other sites' heads."""
+    """What a source sent with its Fisher: of the plain training, or of the chain with another site's head."""
     found = [wire.read(one) for one in sorted((run / "server/contributions").iterdir())]
-    return [c for c in found if c.site == name and any("@" in n for n in c.weights) == kept]
+    return [c for c in found if c.site == name and c.fisher and any("@" in n for n in c.weights) == kept]
 
 
 def test_each_method_comes_to_scores_of_the_regions(ran):
@@ -124,13 +124,13 @@ def test_each_method_comes_to_scores_of_the_regions(ran):
 def test_each_source_sends_the_head_of_its_own_kind(ran):
     """Two rows of labels, three of regions; the chain's last model keeps both, and shared filters of one shape."""
     _, run = ran
-    (north, *_), (south, *_) = contributions(run, "north"), contributions(run, "south")
+    (north,), (south,) = contributions(run, "north"), contributions(run, "south")
     assert (north.net["out_channels"], dict(north.regions)) == (2, {})
     assert (south.net["out_channels"], set(south.regions)) == (3, set(TUMOUR))
     heads = nets.heads(nets.bare(north.net), in_channels=4, out_channels=2)
-    (chained,) = contributions(run, "south", kept=True)
+    (chained,) = contributions(run, "north", kept=True)
     for name in heads:
-        assert (len(chained.weights[name]), len(chained.weights[f"{name}@north"])) == (3, 2)
+        assert (len(chained.weights[name]), len(chained.weights[f"{name}@south"])) == (2, 3)
     assert north.fisher.keys() == south.fisher.keys()
 
 
@@ -206,7 +206,7 @@ def test_a_target_makes_the_fisher_of_a_source_of_regions_by_yes_and_no(ran):
     """Drawn from the model's own sigmoids, at the target: what `fisher.diagonal` makes of the same draws."""
     path, run = ran
     site, found = target(path)
-    south = contributions(run, "south")[0]
+    (south,) = contributions(run, "south")
     train = cases.load(site, found[:2], patch=(8, 8, 8))
     body = tuple(south.fisher)
     net = tasks.Net(dict(south.net), 4, tuple(site.data.labels), (8, 8, 8), body, regions=site.data.answered)
@@ -228,7 +228,7 @@ def test_the_attacks_on_a_contribution_know_its_loss(ran):
     """The loss of each patient is that of the regions; a Fisher of these patients is held against theirs."""
     path, run = ran
     site, found = target(path, "south")
-    south = contributions(run, "south")[0]
+    (south,) = contributions(run, "south")
     audit = attack.Audit(site, south, attack.Recipe((8, 8, 8), fisher_cases=2, settings=None))
     loss, _, domination = audit.membership()
     built = nets.build(south.net, in_channels=4, out_channels=3, seed=0).eval()
@@ -241,6 +241,30 @@ def test_the_attacks_on_a_contribution_know_its_loss(ran):
         assert abs(score) == pytest.approx(want, rel=1e-5)
     assert len(domination.inside) == 2
     assert all(np.isfinite(value) for value in domination.inside.values())
+
+
+def test_a_head_of_regions_is_distilled_by_yes_and_no(ran):
+    """At a site of labels whose predecessor answers regions: the term is theirs, of the rows that are kept for them."""
+    path, run = ran
+    site, found = target(path, "north")
+    (north,), (south,) = contributions(run, "north"), contributions(run, "south")
+    heads = nets.heads(nets.bare(north.net), in_channels=4, out_channels=2)
+    net = tasks.Net(dict(north.net), 4, north.labels, (8, 8, 8), heads=heads)
+    asked = tasks.Contribute(
+        "", "", 0, net, {"steps": 1, "lr": 1.0}, 0, "none", 0, "", "", 1, way="lwf", strength=0.5, regional=("south",)
+    )
+    built = nets.build(north.net, in_channels=4, out_channels=2, seed=0)
+    params.load(built, north.weights)
+    way = ways.prepare(asked, built, params.of(built), [south])
+    x = cases.load(site, found[:1], patch=(8, 8, 8))[0].image[None]
+    answer, term = way.options["through"](way.net.eval(), x, 0)
+    teacher = nets.build(south.net, in_channels=4, out_channels=3, seed=0).eval()
+    params.load(teacher, south.weights)
+    with torch.no_grad():
+        want = 0.5 * penalties.distillation(answer[:, 2:], teacher(x), regions=True)
+        other = 0.5 * penalties.distillation(answer[:, 2:], teacher(x))
+    assert term.item() == pytest.approx(want.item(), rel=1e-5)
+    assert term.item() != pytest.approx(other.item(), rel=1e-2)
 
 
 def test_a_models_card_and_the_drawing_of_its_net_tell_of_regions(ran):
