@@ -97,7 +97,9 @@ def knowing(labels: Sequence[str], known: Sequence[Sequence[str]], what: str = "
     for label in labels:
         if not any(label in own for own in known):
             theirs = ", ".join(dict.fromkeys(name for own in known for name in own))
-            raise NetError(f"the {what} '{label}' is none of the sources' ({theirs}): heads cannot be stitched")
+            raise NetError(
+                f"the {what} '{label}' is none of the sources' ({theirs or 'none'}): heads cannot be stitched"
+            )
     return [k for k, own in enumerate(known) if set(own) & set(labels)]
 
 

@@ -189,5 +189,5 @@ def check_regions(site: Site, net: tasks.Net) -> None:
     """
     want, got = site.data.answered, net.regions
     if want != got:
-        words = [", ".join(one) or "none" for one in (got, want)]
-        raise Declined(f"{site.name}: the task expected a net of the regions {words[0]}, got {words[1]} at the site")
+        asked, own = ("; ".join(f"{name}: {', '.join(parts)}" for name, parts in one.items()) for one in (got, want))
+        raise Declined(f"{site.name}: the task expected regions ({asked or 'none'}), got ({own or 'none'})")

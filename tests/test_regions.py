@@ -253,6 +253,7 @@ def test_rows_of_regions_stand_beside_each_other_as_they_are():
         NetError, match=r"the region 'whole \(a, b\)' is none of the sources' \(core \(a\), other \(c\)\)"
     ):
         TASK.needed(wanted, [first.labels])
+    assert TASK.needed(wanted, [first.labels, second.labels, ("a",)]) == [0, 1]
 
 
 def test_a_classifier_answers_no_regions():
@@ -345,8 +346,12 @@ def test_check_warns_of_one_name_for_two_regions(tmp_path):
 def test_a_site_declines_a_net_that_answers_something_else(tmp_path):
     """Regions where it trains on labels, labels where it trains on regions, and other regions."""
     for keys, table, words in (
-        ({}, {"x": ["a"]}, "a net of the regions x, got none at the site"),
-        ({"outputs": "regions"}, {}, "a net of the regions none, got TC, WT, ET at the site"),
+        ({}, {"x": ["a"]}, r"expected regions \(x: a\), got \(none\)"),
+        (
+            {"outputs": "regions"},
+            {},
+            r"expected regions \(none\), got \(TC: necrosis, enhancing; WT: .*; ET: enhancing\)",
+        ),
     ):
         data = settings(tmp_path, **keys)
         site = Site("h", "source", data, OPEN, None, tmp_path, simulation=True)

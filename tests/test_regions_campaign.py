@@ -18,6 +18,7 @@ from sites import attack, cases, config, importance, patches, predict, ways
 from sites.labels import REGIONS
 
 METHODS = ["t-imm", "imm-mode+stitch", "lwf+stitch", "pooled", "fedavg"]
+UNSTITCHED = "imm-mode:north+stitch"  # the target's regions out of a head of labels
 HEAD = """
 [campaign]
 precision = "float32"
@@ -91,7 +92,7 @@ def campaign(folder, methods, old="", new=""):
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """(file, folder of the run) of a campaign."""
-    path = campaign(tmp_path_factory.mktemp("regions"), METHODS)
+    path = campaign(tmp_path_factory.mktemp("regions"), [*METHODS, UNSTITCHED])
     assert command("simulate", path, "--out", path.parent / "run") == 0
     return path, path.parent / "run"
 
@@ -111,10 +112,15 @@ def contributions(run, name, kept=False):
 def test_each_method_comes_to_scores_of_the_regions(ran):
     """Merged by T-IMM, stitched, chained with distillation, pooled, averaged over rounds: in every stage of a row."""
     told = results.read(ran[1])
-    assert [row["method"] for row in told["rows"] if row["stage"] == "fine-tuned"] == METHODS
-    for row in told["rows"]:
+    *rows, failed = told["rows"]
+    assert [row["method"] for row in rows if row["stage"] == "fine-tuned"] == METHODS
+    for row in rows:
         assert (row["status"], row["error"]) == ("ok", None)
         assert all(set(case["dice"]) == set(REGIONS) for case in row["cases"])
+    assert (failed["method"], failed["status"]) == (UNSTITCHED, "failed")
+    assert failed["error"] == (
+        "harbour: the region 'TC (necrosis, enhancing)' is none of the sources' (none): heads cannot be stitched"
+    )
     assert {line["task"] for line in told["forgetting"]} == {"north", "south"}
     regions = {site["name"]: site.get("regions") for site in told["sites"]}
     assert regions["north"] is None
@@ -139,7 +145,7 @@ def test_what_is_scored_is_the_label_map_that_lies_on_disk(ran):
     path, run = ran
     site, found = target(path)
     by_id = {one.id: one for one in found}
-    last = [row for row in results.read(run)["rows"] if row["stage"] == "fine-tuned"]
+    last = [row for row in results.read(run)["rows"] if row["stage"] == "fine-tuned" and row["status"] == "ok"]
     for row in last:
         for case in row["cases"]:
             (kept,) = (run / "sites/harbour/predictions").glob(f"{row['method']}-*/{case['case']}.nii.gz")
