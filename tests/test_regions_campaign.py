@@ -298,3 +298,17 @@ def test_other_ways_of_running_it_have_the_same_numbers(ran, tmp_path, old, new,
     assert command("simulate", path, "--out", tmp_path / "run", "--engine", engine) == 0
     want = [row["cases"] for row in results.read(ran[1])["rows"] if row["method"] == "t-imm"]
     assert [row["cases"] for row in results.read(tmp_path / "run")["rows"]] == want
+
+
+@pytest.mark.slow
+def test_a_source_of_regions_trains_with_noise(tmp_path):
+    """With differential privacy: what it cost stands in the results, no Fisher leaves, and the row has its scores."""
+    path = campaign(tmp_path, ["t-imm"], "fisher_cases = 2", "dp_noise = 1.0")
+    text = path.read_text().replace('augment = ["flip"]\n', "")
+    path.write_text(text.replace('folder = "north"', 'folder = "north"\npatient = "(.*)"'))
+    assert command("simulate", path, "--out", tmp_path / "run") == 0
+    told = results.read(tmp_path / "run")
+    assert {line["site"] for line in told["privacy"]} == {"north", "south"}
+    assert all(row["status"] == "ok" and set(row["cases"][0]["dice"]) == set(REGIONS) for row in told["rows"])
+    sent = [wire.read(one) for one in (tmp_path / "run/server/contributions").iterdir()]
+    assert {one.fisher_labels for one in sent} == {"flat"}
