@@ -36,6 +36,7 @@ def expected(
         ancestor=ancestor,
         net=nets.canonical(net.settings, in_channels=net.in_channels, out_channels=net.out_channels),
         labels=net.labels,
+        regions=net.regions,
         parent=parent,
         settings=settings,
         fisher_labels=fisher_labels,

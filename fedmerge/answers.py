@@ -1,19 +1,25 @@
-"""What a net answers, and all that follows from it: a label for each voxel, or one class for the whole image.
+"""What a net answers, and all that follows from it: a label or regions for each voxel, or one class for the image.
 
 >>> of({"name": "resnet"}).name
 'classification'
 >>> of({"name": "resnet"}).channels(("cyst", "ring")), of({"name": "unet"}).channels(("cyst", "ring"))
 (2, 3)
+>>> of({"name": "unet"}, ("core", "rim"), {"whole": ["core", "rim"], "inner": ["core"]}).rows(("core", "rim"))
+('inner (core)', 'whole (core, rim)')
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from fedmerge import heads, losses, measures, nets
+from fedmerge import fisher, heads, losses, measures, nets, regions
+from fedmerge.errors import ConfigError
+from fedmerge.fisher import Likelihood
 from fedmerge.heads import Head
 from fedmerge.measures import Measure
 from fedmerge.params import Params
+from fedmerge.regions import Regions
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,10 @@ class Task:
         images: what its campaigns read, in words.
         loss: makes what trainings minimise.
         measure: what models are scored by.
-        needed: which heads the labels wanted take, by the labels of each; see `heads`.
+        needed: which heads the rows wanted take, by the rows of each; see `heads`.
         stitch: puts a head together of them.
+        likelihood: what its Fisher is the square of the slope of.
+        regions: what the channels stand for, where these are regions and no labels.
     """
 
     name: str
@@ -39,10 +47,21 @@ class Task:
     measure: Measure
     needed: Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
     stitch: Callable[[Sequence[str], Sequence[Head], Mapping[str, int]], Params]
+    likelihood: Likelihood = fisher.SOFTMAX
+    regions: Regions | None = None
+
+    @property
+    def maps(self) -> bool:
+        """Whether an answer is a label map."""
+        return self.name == "segmentation"
 
     def channels(self, labels: Sequence[str]) -> int:
         """Logits of a net for these labels."""
         return len(labels) + self.background
+
+    def rows(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """What the rows of its heads stand for, the background's left out: labels, or regions and what they are of."""
+        return tuple(labels) if self.regions is None else self.regions.rows
 
 
 TASKS = {
@@ -56,11 +75,30 @@ TASKS = {
 }
 
 
-def of(settings: Mapping[str, Any]) -> Task:
+def of(settings: Mapping[str, Any], labels: Sequence[str] = (), table: regions.Table | None = None) -> Task:
     """The task of a net, by its settings; an unknown net's is segmentation.
 
+    Args:
+        settings: of the net.
+        labels: the names of the labels; they matter where the net answers regions.
+        table: these regions; none: the labels.
+
     Raises:
-        ConfigError: it is of another package, which cannot be imported.
+        ConfigError: the net is of another package, which cannot be imported; or it cannot answer such regions.
     """
     name = settings.get("name")
-    return TASKS["classification" if isinstance(name, str) and nets.classifies(name) else "segmentation"]
+    task = TASKS["classification" if isinstance(name, str) and nets.classifies(name) else "segmentation"]
+    if not table:
+        return task
+    if not task.maps:
+        raise ConfigError(f"regions are answered voxel by voxel, and the net '{name}' classifies images")
+    found = regions.of(labels, table)
+    return replace(
+        task,
+        background=0,
+        loss=partial(losses.dice_bce, found.read),
+        needed=partial(heads.knowing, what="region"),
+        stitch=heads.stitch_regions,
+        likelihood=found.likelihood,
+        regions=found,
+    )

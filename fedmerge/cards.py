@@ -145,11 +145,14 @@ def _labels(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     drawn = colours.of(info["labels"])
     first = 0 if _classifies(info) else 1
     rows = [(str(k), f"{name} (#{bytes(drawn[name]).hex()})") for k, name in enumerate(info["labels"], start=first)]
-    return rows if _classifies(info) else [("0", "background"), *rows]
+    if _classifies(info):
+        return rows
+    answered = [(f"region {name}", ", ".join(own)) for name, own in info.get("regions", {}).items()]
+    return [("0", "background"), *rows, *answered]
 
 
 def _classifies(info: Mapping[str, Any]) -> bool:
-    return bool(info["net"].get("out_channels") == len(info["labels"]))
+    return bool(info["net"].get("out_channels") == len(info["labels"])) and not info.get("regions")
 
 
 def _made(

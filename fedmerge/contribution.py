@@ -1,7 +1,7 @@
 """What a source sends: a frozen record, and the check that it is what was agreed."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ class Contribution:
     Attributes:
         site: who sends it.
         net: canonical settings of the net (`nets.canonical`): whatever JSON can hold.
-        labels: the task's label names in the order of the output channels, background left out.
+        labels: the task's label names in the order of their values and of the output channels, background left out.
         channels: the image channels in their order.
         cases: how many cases the site trained on.
         ancestor: digest of the campaign's common starting weights (P and norms).
@@ -32,6 +32,7 @@ class Contribution:
         fisher: raw diagonal Fisher of P and of the norm parameters, never of heads; empty if withheld.
         fisher_labels: `"sampled"`, `"observed"`, `"flat"` (ones in its place), or `"none"`.
         settings: digest of the training settings.
+        regions: what the output channels are where they are no labels: name -> labels (`fedmerge.regions`).
     """
 
     site: str
@@ -45,6 +46,7 @@ class Contribution:
     fisher: Params
     fisher_labels: str
     settings: str
+    regions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """Everything but the tensors, as plain JSON values."""
@@ -58,6 +60,7 @@ class Contribution:
             "parent": self.parent,
             "fisher_labels": self.fisher_labels,
             "settings": self.settings,
+            **({"regions": {name: list(own) for name, own in self.regions.items()}} if self.regions else {}),
         }
 
     def __eq__(self, other: object) -> bool:
@@ -86,6 +89,7 @@ class Expected:
         parent: digest of the weights that the training was to begin from.
         settings: the task's key, which no other task has: a contribution to an earlier round has another one.
         fisher_labels: the words that the Fisher may come with.
+        regions: what the channels are where they are no labels; empty: labels.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -96,6 +100,7 @@ class Expected:
     parent: str | None = None
     settings: str | None = None
     fisher_labels: tuple[str, ...] | None = None
+    regions: Mapping[str, Sequence[str]] | None = None
 
 
 def slabs(value: Tensor) -> Iterator[Tensor]:
@@ -126,6 +131,9 @@ def check(c: Contribution, expected: Expected, site: str) -> None:
                 raise Refused(f"{site}: net.{key} expected {want}, got {got}")
     if expected.labels is not None and c.labels != expected.labels:
         raise Refused(f"{site}: labels expected {list(expected.labels)}, got {list(c.labels)}")
+    if expected.regions is not None and canonical(dict(c.regions)) != canonical(dict(expected.regions)):
+        want, got = (canonical(dict(one)) if one else "none" for one in (expected.regions, c.regions))
+        raise Refused(f"{site}: regions expected {want}, got {got}")
     if expected.parent is not None and c.parent != expected.parent:
         raise Refused(f"{site}: parent expected {expected.parent}, got {c.parent}: trained from other weights")
     if expected.settings is not None and c.settings != expected.settings:

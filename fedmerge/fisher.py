@@ -4,9 +4,9 @@
 
 The gradient is that of one whole case; it is squared first and averaged afterwards. A case too large for one forward
 pass comes in pieces: the gradients of their log-likelihoods are added up before they are squared. With labels sampled
-from the model this is the true Fisher (one draw a voxel; a classifier: an image), with the
-observed labels the empirical one
-(Kunstner et al., 2019, on the difference).
+from the model this is the true Fisher (one draw a voxel; a classifier: an image), with the observed labels the
+empirical one (Kunstner et al., 2019, on the difference). What a net's logits say of labels is a `Likelihood`: one label
+a voxel by a softmax, or regions that may overlap (`fedmerge.regions`).
 """
 
 import warnings
@@ -26,6 +26,24 @@ from fedmerge.params import Params
 Labels = Literal["sampled", "observed"]
 Method = Literal["loop", "vmap"]
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
+
+
+class Likelihood(NamedTuple):
+    """What a net's logits say of a case's labels.
+
+    Attributes:
+        log: (logits (B, K, *S), labels as `read` gives them) -> (B,); it passes over labels `ELSEWHERE`.
+        sample: (logits, uniform numbers (B, draws, *S)) -> labels drawn from the model, as `read` gives them.
+        read: a label map (B, 1, *S) -> the labels that `log` takes.
+        draws: random numbers that a voxel takes.
+        values: how many values a label map may hold, 0 among them; None: as many as there are logits.
+    """
+
+    log: LogLikelihood
+    sample: Callable[[Tensor, Tensor], Tensor]
+    read: Callable[[Tensor], Tensor] = lambda labels: labels
+    draws: int = 1
+    values: int | None = None
 
 
 class Piece(NamedTuple):
@@ -63,13 +81,16 @@ def sample(logits: Tensor, uniform: Tensor) -> Tensor:
 
     Args:
         logits: (B, K, *S).
-        uniform: (B, *S), numbers in [0, 1).
+        uniform: (B, *S) or (B, 1, *S), numbers in [0, 1).
 
     Returns:
         (B, *S) int64.
     """
     cumulative = logits.detach().softmax(1).cumsum(1)  # (B, K, *S)
-    return (cumulative[:, :-1] <= uniform.unsqueeze(1)).sum(1)
+    return (cumulative[:, :-1] <= uniform.reshape(len(logits), 1, *logits.shape[2:])).sum(1)
+
+
+SOFTMAX = Likelihood(log_likelihood, sample)  # one label a voxel, or image
 
 
 def diagonal(
@@ -79,7 +100,7 @@ def diagonal(
     *,
     labels: Labels = "sampled",
     generator: torch.Generator | None = None,
-    log_lik: LogLikelihood = log_likelihood,
+    likelihood: Likelihood = SOFTMAX,
     method: Method = "loop",
     progress: Callable[[int], None] | None = None,
 ) -> Params:
@@ -96,7 +117,7 @@ def diagonal(
         names: the parameters wanted.
         labels: `"sampled"` from the model (true Fisher) or `"observed"` (empirical Fisher).
         generator: draws the sampled labels; the same generator gives the same labels by both methods.
-        log_lik: (logits, labels) -> (B,); it passes over labels `ELSEWHERE` where cases come in pieces.
+        likelihood: what the net's logits say of labels.
         method: `"loop"` over cases, or `"vmap"` over up to eight at a time (small 2D nets; much memory; no pieces).
         progress: is told how many cases are done.
 
@@ -118,7 +139,7 @@ def diagonal(
     run = {"loop": _loop, "vmap": _vmap}[method]
     with _evaluation(net, {own[name] for name in wanted}):
         weights: Params = {name: own[name] for name in wanted}
-        squares, count = run(net, weights, _checked(cases), labels, generator, log_lik, progress)
+        squares, count = run(net, weights, _checked(cases), labels, generator, likelihood, progress)
     if not count:
         raise DataError("the Fisher needs at least one case, got none")
     fisher = {}
@@ -182,7 +203,7 @@ def _loop(
     cases: Iterator[list[Piece]],
     labels: Labels,
     generator: torch.Generator | None,
-    log_lik: LogLikelihood,
+    likelihood: Likelihood,
     progress: Callable[[int], None] | None,
 ) -> Sums:
     """Sum of squared gradients, a case at a time: a forward and a backward pass for each, or for some of its pieces."""
@@ -194,19 +215,22 @@ def _loop(
         for start in range(0, len(case), TOGETHER):
             some = case[start : start + TOGETHER]
             logits = net(torch.stack([piece.image for piece in some]).to(wanted[0]))
+            size = logits.shape[2:]
             if labels == "sampled":
-                truth = sample(logits, _uniform((len(some), *logits.shape[2:]), generator).to(logits))
+                truth = likelihood.sample(logits, _uniform((len(some), likelihood.draws, *size), generator).to(logits))
             else:
-                truth = torch.stack([piece.label for piece in some]).to(logits.device)
-                if log_lik is log_likelihood and not 0 <= int(truth.min()) <= int(truth.max()) < logits.shape[1]:
+                truth = torch.stack([piece.label for piece in some]).to(logits.device).reshape(len(some), 1, *size)
+                values = logits.shape[1] if likelihood.values is None else likelihood.values
+                if not 0 <= int(truth.min()) <= int(truth.max()) < values:
                     raise DataError(
-                        f"case {count} expected labels from 0 to {logits.shape[1] - 1}, "
+                        f"case {count} expected labels from 0 to {values - 1}, "
                         f"got {int(truth.min())} to {int(truth.max())}"
                     )
+                truth = likelihood.read(truth)
             if any(piece.own for piece in some):
-                truth = _counted(truth.reshape(len(some), *logits.shape[2:]).long(), some)
+                truth = _counted(truth.reshape(len(some), -1, *size).long(), some)
             # d log p(case) = sum over pieces of d log p(piece)
-            own = torch.autograd.grad(log_lik(logits, truth).sum(), wanted, materialize_grads=True)
+            own = torch.autograd.grad(likelihood.log(logits, truth).sum(), wanted, materialize_grads=True)
             score = list(torch._foreach_add(score, own)) if score else list(own)
         torch._foreach_addcmul_(squares, score, score)
         if progress:
@@ -215,10 +239,10 @@ def _loop(
 
 
 def _counted(truth: Tensor, pieces: list[Piece]) -> Tensor:
-    """(B, *S) labels, `ELSEWHERE` where a voxel is not the piece's own."""
+    """(B, n, *S) labels, `ELSEWHERE` where a voxel is not the piece's own."""
     elsewhere = torch.ones_like(truth, dtype=torch.bool)
     for voxels, piece in zip(elsewhere, pieces, strict=True):
-        voxels[piece.own or ()] = False
+        voxels[(slice(None), *(piece.own or ()))] = False
     return truth.masked_fill(elsewhere, ELSEWHERE)
 
 
@@ -228,7 +252,7 @@ def _vmap(
     cases: Iterator[list[Piece]],
     labels: Labels,
     generator: torch.Generator | None,
-    log_lik: LogLikelihood,
+    likelihood: Likelihood,
     progress: Callable[[int], None] | None,
 ) -> Sums:
     """The same sum with the gradients of several cases of one shape taken together."""
@@ -236,8 +260,9 @@ def _vmap(
     def case_log_lik(theta: Params, image: Tensor, label: Tensor) -> Tensor:
         with params.holding(net, theta):
             logits = net(image[None])
-        truth = sample(logits, label.reshape(1, *logits.shape[2:])) if labels == "sampled" else label[None]
-        return log_lik(logits, truth).sum()
+        if labels == "sampled":
+            return likelihood.log(logits, likelihood.sample(logits, label[None])).sum()
+        return likelihood.log(logits, likelihood.read(label.reshape(1, 1, *logits.shape[2:]))).sum()
 
     scores = vmap(grad(case_log_lik), in_dims=(None, 0, 0))
     theta = {name: w.detach() for name, w in weights.items()}
@@ -247,7 +272,8 @@ def _vmap(
     for batch in _batches(cases):
         images = torch.stack([piece.image.to(one) for piece in batch])
         if labels == "sampled":  # the label's place is taken by the random numbers that will draw it
-            truths = torch.stack([_uniform((piece.label.numel(),), generator).to(one) for piece in batch])
+            draws = likelihood.draws
+            truths = torch.stack([_uniform((draws * piece.label.numel(),), generator).to(one) for piece in batch])
         else:
             truths = torch.stack([piece.label.to(one.device) for piece in batch])
         for square, score in zip(squares, scores(theta, images, truths).values()):

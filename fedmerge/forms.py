@@ -70,6 +70,10 @@ def _amounts(value: Any) -> bool:  # noqa: ANN401
     )
 
 
+def _regions(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, dict) and all(_text(name) and _texts(labels) for name, labels in value.items())
+
+
 def _merges(value: Any) -> bool:  # noqa: ANN401
     return _shares(value) and len(value) <= MAX_ITEMS
 
@@ -100,6 +104,7 @@ WHOLE: Form = ("a whole number of at least 0", _whole)
 NUMBER: Form = ("a finite number", _number)
 AMOUNT: Form = ("a finite number of at least 0", lambda value: _number(value) and value >= 0)
 CURVE: Form = ("points of step and score from 0 to 1", _curve)
+REGIONS: Form = ("a list of labels for each region", _regions)
 MERGES: Form = ("a score from 0 to 1 for each merge", _merges)
 LEAVE_ONE_OUT: Form = ("a score from 0 to 1, and one without each source", _leave_one_out)
 SCORES: Form = ("cases with a score from 0 to 1 for each label, or with two classes", _scores)
@@ -108,13 +113,14 @@ BY_TYPE: dict[str, Form] = {"str": TEXT, "int": WHOLE, "float": NUMBER}
 BY_NAME: dict[str, Form] = {
     "hellos": TEXTS,
     "seconds": AMOUNT,
+    "regions": REGIONS,
     "curve": CURVE,
     "scores": MERGES,
     "leave_one_out": LEAVE_ONE_OUT,
     **dict.fromkeys(("start", "adapted", "finetuned"), SCORES),
     **dict.fromkeys(
         ("labels", "channels", "sources", "admitted", "digests", "fusable", "norms", "heads", "other", "beyond",
-         "known", "measures"), TEXTS,
+         "known", "measures", "regional"), TEXTS,
     ),
 }  # fmt: skip
 

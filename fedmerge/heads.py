@@ -10,6 +10,8 @@ label its row minus its own head's background row, plus that of the first. Where
 
 A classifier has a row for each class and none for the background: of its head, softmax sees the differences between
 classes only. Two such heads can be put beside each other where they share a class, which takes the background's part.
+
+A row of a region (`fedmerge.regions`) says yes or no by itself: such rows stand beside each other as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,8 +32,8 @@ class Head:
     """One task's head.
 
     Attributes:
-        labels: in the order of the channels, background left out.
-        weights: name -> tensor with `len(labels) + 1` rows; of a classifier with `len(labels)`.
+        labels: what its rows stand for (`answers.Task.rows`), background left out.
+        weights: name -> tensor with `len(labels) + 1` rows; of a classifier and of regions with `len(labels)`.
     """
 
     labels: tuple[str, ...]
@@ -81,12 +83,13 @@ def kept(weights: Params, names: Sequence[str]) -> dict[str, Params]:
     return found
 
 
-def knowing(labels: Sequence[str], known: Sequence[Sequence[str]]) -> list[int]:
-    """Which heads know one of the labels.
+def knowing(labels: Sequence[str], known: Sequence[Sequence[str]], what: str = "label") -> list[int]:
+    """Which heads know one of the labels, or regions.
 
     Args:
         labels: the wanted ones.
         known: those of each head.
+        what: what they are called.
 
     Raises:
         NetError: a label is in none of the heads.
@@ -94,7 +97,9 @@ def knowing(labels: Sequence[str], known: Sequence[Sequence[str]]) -> list[int]:
     for label in labels:
         if not any(label in own for own in known):
             theirs = ", ".join(dict.fromkeys(name for own in known for name in own))
-            raise NetError(f"the label '{label}' is none of the sources' ({theirs}): heads cannot be stitched")
+            raise NetError(
+                f"the {what} '{label}' is none of the sources' ({theirs or 'none'}): heads cannot be stitched"
+            )
     return [k for k, own in enumerate(known) if set(own) & set(labels)]
 
 
@@ -151,6 +156,32 @@ def stitch(labels: Sequence[str], heads: Sequence[Head], axis: Mapping[str, int]
                     own = head.weights[name].movedim(along, 0)
                     row = own[head.labels.index(label) + 1]
                     found.append(row if head is needed[0] else row - own[0] + first)
+            rows.append(found[0] if len(found) == 1 else torch.stack(found).mean(0))
+        stitched[name] = torch.stack(rows).movedim(0, along).contiguous()
+    return stitched
+
+
+def stitch_regions(labels: Sequence[str], heads: Sequence[Head], axis: Mapping[str, int]) -> Params:
+    """A head for these regions out of the heads that know them: each row as it is, of several heads the mean.
+
+    Args:
+        labels: the wanted regions, in the order of the channels.
+        heads: at least one; those that know none of the regions are left aside, and so are heads of labels.
+        axis: from `axes`.
+
+    Returns:
+        name -> tensor with `len(labels)` rows.
+
+    Raises:
+        NetError: a region is in none of the heads.
+    """
+    knowing(labels, [head.labels for head in heads], "region")
+    stitched = {}
+    for name, along in axis.items():
+        rows = []
+        for label in labels:
+            places = [(head, head.labels.index(label)) for head in heads if label in head.labels]
+            found = [head.weights[name].movedim(along, 0)[place] for head, place in places]
             rows.append(found[0] if len(found) == 1 else torch.stack(found).mean(0))
         stitched[name] = torch.stack(rows).movedim(0, along).contiguous()
     return stitched

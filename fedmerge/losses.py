@@ -1,4 +1,4 @@
-"""The losses: mean Dice plus cross-entropy for label maps, cross-entropy alone for classes; and at several levels."""
+"""The losses: mean Dice plus cross-entropy for label maps and regions, cross-entropy for classes; at several levels."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,6 +20,29 @@ def dice_ce() -> Loss:
     from monai.losses.dice import DiceCELoss  # the import takes a second or two
 
     loss: Loss = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
+    return loss
+
+
+def dice_bce(read: Callable[[Tensor], Tensor]) -> Loss:
+    """MONAI's soft Dice loss over regions, plus binary cross-entropy, the mean over regions and voxels.
+
+    The Dice part is taken per image and region, as that of `dice_ce`.
+
+    Args:
+        read: a label map (B, 1, *S) -> which regions each voxel is in, (B, R, *S).
+
+    Returns:
+        (logits (B, R, *S) float32, labels (B, 1, *S) int64) -> scalar.
+    """
+    from monai.losses.dice import DiceLoss  # as above
+
+    dice = DiceLoss(sigmoid=True)
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        truth = read(labels).to(logits.dtype)
+        overlap: Tensor = dice(logits, truth)
+        return overlap + F.binary_cross_entropy_with_logits(logits, truth)
+
     return loss
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from fedmerge import __version__, answers, cards, nets, whole
 from fedmerge.cards import Told
 from fedmerge.errors import ConfigError
+from fedmerge.regions import Regions
 
 VERSION = "0.1.0"  # of a new bundle
 PREPARED = ("grids",)  # steps of a model's preparation that MONAI's transforms need not know
@@ -37,7 +38,7 @@ def write(folder: Path, net: nn.Module, info: Mapping[str, Any], told: Told, car
         ConfigError: the model classifies, was made from images that were prepared in ways that MONAI's transforms do
             not know, or the folder is not empty.
     """
-    if not answers.of(info["net"]).background:
+    if not answers.of(info["net"]).maps:
         raise ConfigError("a MONAI bundle is written of a model that segments, and this one classifies")
     strange = [step for step in info.get("preparation", {}) if step not in PREPARED]
     if strange:
@@ -61,7 +62,7 @@ def metadata(info: Mapping[str, Any], told: Told) -> dict[str, Any]:
         package = str(info["net"].get("package", "")).split()
         needed |= {package[0]: package[1]} if package else {module: __version__}
     shape = list(info["patch"])
-    labels = {str(k): name for k, name in enumerate(["background", *info["labels"]])}
+    labels = {str(k): name for k, name in enumerate(_channels(info))}
     image = {
         "type": "image", "format": "magnitude", "modality": "n/a", "num_channels": len(info["channels"]),
         "spatial_shape": shape, "dtype": "float32", "value_range": [], "is_patch_data": _windows(info),
@@ -107,7 +108,7 @@ def inference(info: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
         "inferer": _inferer(info),
-        "postprocessing": {"_target_": "Compose", "transforms": AFTER},
+        "postprocessing": {"_target_": "Compose", "transforms": _after(info)},
         "handlers": [
             {
                 "_target_": "CheckpointLoader",
@@ -130,18 +131,47 @@ def inference(info: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-AFTER = [
-    {"_target_": "Activationsd", "keys": "pred", "softmax": True},
-    {
-        "_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image",
-        "nearest_interp": False, "to_tensor": True,
-    },
-    {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-    {
-        "_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "",
-        "separate_folder": False, "resample": False, "output_dtype": "uint8",
-    },
-]  # fmt: skip
+def _after(info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """From logits to a label map on the image's own voxels, and on disk."""
+    regions = _regions(info)
+    each = regions is not None
+    return [
+        {"_target_": "Activationsd", "keys": "pred", **({"sigmoid": True} if each else {"softmax": True})},
+        {
+            "_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image",
+            "nearest_interp": False, "to_tensor": True,
+        },
+        *(_painted(regions) if regions is not None else [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]),
+        {
+            "_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "",
+            "separate_folder": False, "resample": False, "output_dtype": "uint8",
+        },
+    ]  # fmt: skip
+
+
+def _painted(regions: Regions) -> list[dict[str, Any]]:
+    """The narrowest region that is on says the label: of those that are on the one with the highest rank."""
+    rank = [1 + regions.order.index(channel) for channel in range(len(regions.names))]
+    label = [0, *(1 + channel for channel in regions.order)]  # by rank
+    highest = f"(on * torch.tensor({rank}).to(on.device).reshape(-1, 1, 1, 1)).amax(0, keepdim=True)"
+    return [
+        {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5},
+        {
+            "_target_": "Lambdad",
+            "keys": "pred",
+            "func": f"$lambda on: torch.tensor({label}).to(on.device)[{highest}.long()]",
+        },
+    ]
+
+
+def _regions(info: Mapping[str, Any]) -> Regions | None:
+    return answers.of(info["net"], info["labels"], info.get("regions")).regions
+
+
+def _channels(info: Mapping[str, Any]) -> list[str]:
+    """What the net's channels are."""
+    regions = _regions(info)
+    return ["background", *info["labels"]] if regions is None else list(regions.names)
 
 
 def _before(info: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -205,7 +205,8 @@ def _facts(folder: Path) -> dict[str, Any]:
     if isinstance(defined := image.get("channel_def"), dict):
         facts["channels"] = list(defined.values())
     if isinstance(defined := pred.get("channel_def"), dict):
-        facts["labels"] = list(defined.values())[1:]
+        names = list(defined.values())
+        facts["labels"] = names[1:] if names[:1] == ["background"] else names  # regions have no background
     shape = image.get("spatial_shape")
     if isinstance(shape, list) and shape and all(type(side) is int for side in shape):
         facts["patch"] = shape

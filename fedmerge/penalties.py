@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fedmerge.errors import ConfigError, NetError
@@ -101,7 +102,7 @@ def ewc(
     return strength / 2 * (importance * _away(net_params, start).square()).sum()
 
 
-def distillation(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+def distillation(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, *, regions: bool = False) -> Tensor:
     """Cross-entropy plus soft Dice between a model's output and its predecessor's (Li & Hoiem 2016, eq. 2 and 3).
 
         p, q = softmax(logits / temperature), softmax(teacher_logits / temperature)
@@ -111,10 +112,14 @@ def distillation(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.
     The Dice term is ours (the paper classifies): the form with squares (Milletari et al. 2016), since that of
     sums is not least where p equals a soft q. A classifier has no voxels, and no Dice term.
 
+    Of regions p and q are sigmoids, each a yes or no of its own: the cross-entropy is the sum over them of
+    - q log p - (1 - q) log(1 - p), and the Dice term is of all of them.
+
     Args:
         logits: (B, K, *S) or (B, K), of the model in training, for the predecessor's K labels.
         teacher_logits: the same shape, of the predecessor on the same images; no gradient goes there.
         temperature: above 1 softens both.
+        regions: whether the channels are regions (`fedmerge.regions`).
 
     Returns:
         Scalar of the logits' dtype.
@@ -128,12 +133,17 @@ def distillation(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.
     if logits.shape != teacher_logits.shape:
         want, got = tuple(logits.shape), tuple(teacher_logits.shape)
         raise NetError(f"the predecessor's logits expected shape {want}, got {got}")
-    log_p = (logits / temperature).log_softmax(1)
-    q = (teacher_logits.detach() / temperature).softmax(1)
-    entropy = -(q * log_p).sum(1).mean()
-    if logits.dim() == 2:
-        return entropy
-    p, q = log_p.exp()[:, 1:].flatten(2), q[:, 1:].flatten(2)  # (B, K - 1, voxels)
+    ours, theirs = logits / temperature, teacher_logits.detach() / temperature
+    if regions:
+        p, q = ours.sigmoid(), theirs.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(ours, q, reduction="none").sum(1).mean()
+        p, q = p.flatten(2), q.flatten(2)  # (B, K, voxels)
+    else:
+        log_p, q = ours.log_softmax(1), theirs.softmax(1)
+        entropy = -(q * log_p).sum(1).mean()
+        if logits.dim() == 2:
+            return entropy
+        p, q = log_p.exp()[:, 1:].flatten(2), q[:, 1:].flatten(2)  # (B, K - 1, voxels)
     overlap = (2 * (p * q).sum(2) + SMOOTH) / (p.square().sum(2) + q.square().sum(2) + SMOOTH)
     return entropy + (1 - overlap).mean()
 

@@ -36,6 +36,7 @@ CaseScore = dict[str, Any]  # {"case": id or pseudonym, "dice": {label: number o
 class Net:
     """A net as one site builds it: settings of `fedmerge.nets`, channels in and out, patch in voxels.
 
+    With `regions`, name -> labels, it answers these in place of the labels (`fedmerge.regions`).
     With `field = "whole"` its cases are whole volumes: `foreground` is the share of training patches around a labelled
     voxel, `overlap` that of neighbouring windows when it answers (docs/patches.md).
     """
@@ -48,19 +49,25 @@ class Net:
     norms: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
+    regions: dict[str, Any] = field(default_factory=dict)
     field: str = "centre"
     foreground: float = 0.33
     overlap: float = 0.5
 
     @property
     def out_channels(self) -> int:
-        """One channel a label, and the background where there is one."""
+        """One channel a label and the background where there is one, or one a region."""
         return self.task.channels(self.labels)
 
     @property
     def task(self) -> Task:
         """What the net answers."""
-        return answers.of(self.settings)
+        return answers.of(self.settings, self.labels, self.regions)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """What the rows of its heads stand for."""
+        return self.task.rows(self.labels)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,8 @@ class Description:
     """What a site says of itself; `data` is a hash over its files and settings, not a word of them.
 
     `train` cases are what its settings ask for, `pool` is how many there would be. `keys` are its public keys in a
-    simulation; a real site's are on the roster, and nobody believes a message about them.
+    simulation; a real site's are on the roster, and nobody believes a message about them. `regions`: where it trains on
+    them, name -> labels, in the order of its channels.
     """
 
     site: str
@@ -97,6 +105,7 @@ class Description:
     receive_fused: bool
     reuse: str
     keys: dict[str, Any] = field(default_factory=dict)
+    regions: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,8 @@ class Contribute:
     """Train at home from the weights in payload `start`, take the Fisher, send a contribution.
 
     `way` says how (`fusion.Method.training`), with its `strength`; the contributions of the sources before, of which
-    some ways make use, are in the payloads `before-0`, `before-1`, ..., their digests in `before`.
+    some ways make use, are in the payloads `before-0`, `before-1`, ..., their digests in `before`. Of the heads that
+    they bring, those of the sites in `regional` answer regions.
 
     With `epsilon` or `dp_noise` the site trains with differential privacy (`fedmerge.privacy.dpsgd`), and ones stand
     in place of the Fisher.
@@ -139,6 +149,7 @@ class Contribute:
     sealed: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0
+    regional: tuple[str, ...] = ()
 
     @property
     def private(self) -> bool:
@@ -183,7 +194,7 @@ class Receive:
 class Row:
     """One row of the table at one target: what it starts from, and the settings of its phases.
 
-    `kept`: labels of the sites whose heads the last source of a chain kept. `finish`: the settings of how the
+    `kept`: rows of the sites whose heads the last source of a chain kept. `finish`: the settings of how the
     fine-tuning ends (`share`, `rates`, `cycles`). With `folds`, the labelled cases are divided into so many parts: part
     `fold` stands for the test cases, and there are no validation cases. `fisher = "target"`: the target makes the
     Fishers of what it mixes. With another `trust` than `"server"` the ratios stay at the target. Test cases are scored
@@ -314,6 +325,8 @@ LATER: dict[str, Any] = {  # fields that came later: with these values they are 
     "overlap": 0.5,
     "measures": ("dice",),
     "flips": False,
+    "regions": {},
+    "regional": (),
 }
 KINDS: dict[str, Any] = {
     "str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "tuple": (list, tuple), "Net": dict,

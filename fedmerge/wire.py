@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedmerge import container, whole
+from fedmerge import container, regions, whole
 from fedmerge.contribution import FISHER_LABELS, Contribution, check_finite, check_fisher, check_magnitude, slabs
-from fedmerge.errors import Refused
+from fedmerge.errors import ConfigError, Refused
 from fedmerge.params import Params
 
 CONTRIBUTION = "fedmerge-contribution/1"
@@ -215,7 +215,7 @@ def _facts(header: container.Header, form: str, who: str) -> dict[str, Any]:
 def _contribution(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], who: str) -> Contribution:
     """Check the metadata and the names, and put the record together."""
     texts = {"site", "ancestor", "parent", "fisher_labels", "settings"}
-    _keys(facts, texts | {"format", "net", "labels", "channels", "cases"}, who)
+    _keys(facts, texts | {"format", "net", "labels", "channels", "cases"} | ({"regions"} & facts.keys()), who)
     for key in sorted(texts):
         if not _is_text(facts[key]):
             raise Refused(f"{who}: {key} expected printable text, got {facts[key]!r:.80}")
@@ -225,6 +225,8 @@ def _contribution(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], who: 
             raise Refused(f"{who}: {key} expected a list of names, got {names!r:.80}")
         if len(set(names)) != len(names):
             raise Refused(f"{who}: {key} expected each name once, got {names!r:.80}")
+    if "regions" in facts:
+        _check_regions(facts["regions"], facts["labels"], who)
     if not facts["site"]:
         raise Refused(f"{who}: site expected a name, got ''")
     if type(facts["cases"]) is not int or facts["cases"] < 1:
@@ -265,7 +267,22 @@ def _contribution(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], who: 
         fisher=fisher,
         fisher_labels=facts["fisher_labels"],
         settings=facts["settings"],
+        regions={name: tuple(own) for name, own in facts.get("regions", {}).items()},
     )
+
+
+def _check_regions(table: Any, labels: list[str], who: str) -> None:  # noqa: ANN401 - as it came
+    """Regions are names of labels by name, and a label map can be made back from them."""
+    if not isinstance(table, dict) or not table or not all(name and _is_text(name) for name in table):
+        raise Refused(f"{who}: regions expected lists of labels by name, got {table!r:.80}")
+    if not all(
+        isinstance(own, list) and all(map(_is_text, own)) and len(set(own)) == len(own) for own in table.values()
+    ):
+        raise Refused(f"{who}: regions expected lists of labels by name, got {table!r:.80}")
+    try:
+        regions.of(labels, table)
+    except ConfigError as error:
+        raise Refused(f"{who}: regions: {error}") from None
 
 
 def _check_tensor(name: str, value: Tensor, who: str) -> None:

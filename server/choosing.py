@@ -100,9 +100,10 @@ def _chained(ground: Ground) -> bool:
 
 
 def _known(ground: Ground, target: str, sources: Sequence[str]) -> bool:
-    """Whether each of the target's labels is one of these sources'."""
-    known = {label for name in sources if name in ground.nets for label in ground.nets[name].labels}
-    return set(ground.nets[target].labels) <= known
+    """Whether each of the target's labels, or regions, is one of these sources'."""
+    net = ground.nets[target]
+    there = [ground.nets[name] for name in sources if name in ground.nets]
+    return set(net.rows) <= {row for one in there if bool(one.regions) == bool(net.regions) for row in one.rows}
 
 
 def _named(ground: Ground, target: str, sources: Sequence[str], name: str) -> str:

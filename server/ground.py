@@ -12,6 +12,7 @@ from fedmerge import answers, nets, params, partition, tasks, whole, wire
 from fedmerge.errors import ConfigError, Refused
 from fedmerge.params import Params
 from fedmerge.privacy.accountant import Training
+from fedmerge.regions import Table
 from fedmerge.trust.roster import Roster
 from server import given as given_files
 from server.made import Made
@@ -170,10 +171,12 @@ def lay(
             reasons[name] = str(error)
     given = {m.name: m.contribution for m in plan.members if m.contribution is not None}
     outside: dict[str, tuple[int, tuple[str, ...]]] = {}
+    regions: dict[str, Table] = {name: site.regions for name, site in sites.items()}
     for name, path in given.items():
         found = given_files.read(path, name)
         if name not in sites:
             outside[name] = (len(found.channels), found.labels)
+            regions[name] = {region: list(own) for region, own in found.regions.items()}
     for member in plan.members:
         site = sites.get(member.name)
         if site is None:
@@ -193,7 +196,7 @@ def lay(
         plan,
         store,
         sites,
-        divide(plan, {**insides, **outside}),
+        divide(plan, {**insides, **outside}, regions),
         given,
         epoch=roster.epoch if roster else 0,
         witness=witness or Witness(campaign=plan.name),
@@ -206,14 +209,29 @@ def lay(
     return ground
 
 
-def divide(plan: Plan, sites: dict[str, tuple[int, tuple[str, ...]]]) -> dict[str, tasks.Net]:
-    """The net of each site, given its (input channels, labels), with the names of P, norms, heads and the rest."""
-    shapes, logits = {}, answers.of(plan.net).channels
+def divide(
+    plan: Plan, sites: dict[str, tuple[int, tuple[str, ...]]], regions: Mapping[str, Table] | None = None
+) -> dict[str, tasks.Net]:
+    """The net of each site, with the names of P, norms, heads and the rest.
+
+    Args:
+        plan: the campaign.
+        sites: of each site (input channels, labels).
+        regions: those of the sites whose nets answer regions.
+
+    Raises:
+        ConfigError: names the site whose regions no net can answer.
+    """
+    shapes, outputs = {}, {}
     for name, (channels, labels) in sites.items():
-        shapes[name] = params.shapes(nets.on_meta(plan.net, in_channels=channels, out_channels=logits(labels)))
+        try:
+            outputs[name] = out = answers.of(plan.net, labels, (regions or {}).get(name)).channels(labels)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        shapes[name] = params.shapes(nets.on_meta(plan.net, in_channels=channels, out_channels=out))
     divided = {}
     for name, (channels, labels) in sites.items():
-        out = logits(labels)
+        out = outputs[name]
         parts = partition.of(
             nets.on_meta(plan.net, in_channels=channels, out_channels=out),
             nets.heads(plan.net, in_channels=channels, out_channels=out),
@@ -233,6 +251,7 @@ def divide(plan: Plan, sites: dict[str, tuple[int, tuple[str, ...]]]) -> dict[st
             field=plan.field,
             foreground=plan.foreground,
             overlap=plan.evaluate.overlap,
+            regions=dict((regions or {}).get(name, {})),
         )
     return divided
 

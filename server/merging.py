@@ -170,6 +170,7 @@ def _keep(ground: Ground, place: Place, task: tasks.Row, fused: Params) -> Path:
         "net": task.net.settings,
         "in_channels": task.net.in_channels,
         "labels": list(task.net.labels),
+        **({"regions": task.net.regions} if task.net.regions else {}),
         "method": place.method.name,
         "sources": list(task.sources),
         "contributions": list(task.digests),

@@ -94,7 +94,8 @@ def assemble(
         "environment": environment(ground),
         "sites": [
             {"name": s.site, "role": s.role, "labels": list(s.labels), "train": s.train, "validate": s.validate,
-             "test": s.test, "disjoint_by": "patient" if s.by_patient else "case"}
+             "test": s.test, "disjoint_by": "patient" if s.by_patient else "case",
+             **({"regions": s.regions} if s.regions else {})}
             for s in ground.sites.values()
         ],
         "left_out": [

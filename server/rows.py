@@ -102,21 +102,28 @@ def _check_labels(ground: Ground, place: Place, made: list[Made]) -> None:
     """Whether the sources' heads can be stitched for this target.
 
     Raises:
-        Refused: a label of the target is none of the sources', or two classifiers have no class in common.
+        Refused: a label, or region, of the target is none of the sources', or two classifiers have no class in common.
     """
     kept, net = place.method.training == "lwf", ground.nets[place.target]
     sites = ground.sources(place.chain, place.method.way) if kept else [one.site for one in made]
     try:
-        net.task.needed(net.labels, [ground.nets[site].labels for site in sites])
+        net.task.needed(net.rows, [rows for site in sites if (rows := _rows(ground, site, net))])
     except NetError as error:
         raise Refused(f"{place.target}: {error}") from None
 
 
 def _kept(ground: Ground, place: Place) -> dict[str, list[str]]:
-    """The labels of the heads that the last source of a chain kept for those before it."""
+    """The rows of the heads that the last source of a chain kept for those before it."""
     if place.method.training != "lwf":
         return {}
-    return {site: list(ground.nets[site].labels) for site in ground.sources(place.chain, place.method.way)[:-1]}
+    net = ground.nets[place.target]
+    return {site: list(_rows(ground, site, net)) for site in ground.sources(place.chain, place.method.way)[:-1]}
+
+
+def _rows(ground: Ground, site: str, target: tasks.Net) -> tuple[str, ...]:
+    """What the rows of a source's head stand for; none where it answers labels and the target regions, or otherwise."""
+    net = ground.nets[site]
+    return net.rows if bool(net.regions) == bool(target.regions) else ()
 
 
 def _finish(settings: Finetune, method: fusion.Method) -> dict[str, Any]:

@@ -127,9 +127,10 @@ class FedMerge(Strategy):
         ground = lay(plan, self.store, told, absent, self.witness, self.roster)
         for name, site in ground.sites.items():
             by = "patients" if site.by_patient else "cases (its names tell no patients)"
+            labels = ", ".join(site.labels) + (f" as regions {', '.join(site.regions)}" if site.regions else "")
             log.info(
                 "%s: %s, labels %s, %d train, %d validation, %d test cases, disjoint by %s",
-                name, site.role, ", ".join(site.labels), site.train, site.validate, site.test, by,
+                name, site.role, labels, site.train, site.validate, site.test, by,
             )  # fmt: skip
         for method in self.methods:
             feasible.check_method(plan, method)

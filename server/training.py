@@ -166,6 +166,7 @@ def _trained(
         way=asked,
         strength=plan.train.strength(asked),
         before=tuple(made.name for made in earlier),
+        regional=tuple(one for one in before if ground.nets[one].regions) if asked == "lwf" else (),
     )
     task = replace(task, **(otherwise or {}))
     if plan.train.private:

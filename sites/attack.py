@@ -6,6 +6,7 @@ labels, and says whether the patient was among those that it was trained on.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ class Audit:
         recipe: how it was made.
 
     Raises:
-        ConfigError: it is another site's, or of other labels or channels.
+        ConfigError: it is another site's, or of other labels, regions or channels.
         DataError: the site's cases are not those of the training any more, or none is held back.
     """
 
@@ -91,7 +92,9 @@ class Audit:
         self.members, self.others = self._patients(split.train), self._patients(held)
         cohort = split.train[: recipe.fisher_cases or None]
         self.cohort, self.fisher_cases = self._patients(cohort), len(cohort)
-        self.loss: losses.Loss = answers.of(made.net).loss()
+        task = answers.of(made.net, made.labels, made.regions)
+        self.loss: losses.Loss = task.loss()
+        self.likelihood = task.likelihood
         self.net = self._built(0)
         params.load(self.net, {name: made.weights[name] for name in params.shapes(self.net)})
         self._settle(self.net, self.members)
@@ -136,7 +139,8 @@ class Audit:
     def _scores(self, net: nn.Module) -> tuple[Array, Array]:
         """Of each patient, members first: the mean over its cases of the loss, and of the negative log-likelihood."""
         patients = (*self.members.values(), *self.others.values())
-        pairs = [np.mean([evaluated(net, case, self.loss) for case in patient], axis=0) for patient in patients]
+        told = partial(evaluated, net, loss=self.loss, likelihood=self.likelihood)
+        pairs = [np.mean([told(case) for case in patient], axis=0) for patient in patients]
         loss, nll = np.asarray(pairs, np.float64).T
         return loss, nll
 
@@ -203,6 +207,7 @@ class Audit:
                 self.made.fisher,
                 labels=labels,  # type: ignore[arg-type]  # one of the two words
                 generator=draws,
+                likelihood=self.likelihood,
             )
             if self.site.policy.fisher == "channel":
                 squares = outbound.coarse("channel", squares)
@@ -237,6 +242,7 @@ def _check(site: Site, made: Contribution) -> None:
     for what, want, got in (
         ("site", site.name, made.site),
         ("labels", tuple(site.data.labels), made.labels),
+        ("regions", site.data.answered, {name: list(own) for name, own in made.regions.items()}),
         ("channels", site.data.modalities, made.channels),
     ):
         if want != got:

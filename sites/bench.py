@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fedmerge import devices, fusion, heads, labelfiles, params, partition, tasks, training, wire
+from fedmerge import answers, devices, fusion, heads, labelfiles, params, partition, tasks, training, wire
 from fedmerge.contribution import Contribution
 from fedmerge.errors import NetError
 from fedmerge.fusion import mixing, recipe
@@ -15,7 +15,7 @@ from sites import cases, importance, patches, predict, steps, vouched
 from sites.config import Site
 from sites.inbound import Declined
 from sites.parts import received
-from sites.source import parts
+from sites.source import check_regions, parts
 from sites.trainer import build, validator
 
 
@@ -34,6 +34,7 @@ class Bench:
     """The target's workplace for one row: its cases, its net at the row's start, and what it mixes."""
 
     def __init__(self, site: Site, row: tasks.Row, *, far: bool = False) -> None:
+        check_regions(site, row.net)
         self.site, self.row = site, row
         self.method = fusion.Method(**row.method)
         self.folder = site.work / "rows" / row.key
@@ -98,15 +99,15 @@ class Bench:
         """Put the sources' heads together for the target's labels.
 
         Raises:
-            Unstitched: a label is none of theirs, or two classifiers have no class in common.
+            Unstitched: a label or region is none of theirs, or two classifiers have no class in common.
         """
         names = self.row.net.heads
-        there = [heads.Head(c.labels, params.split(c.weights, names)[0]) for c in given]
+        there = [heads.Head(_rows(c), params.split(c.weights, names)[0]) for c in given]
         for c in given:
             for site, head in heads.kept(c.weights, names).items():
                 there.append(heads.Head(tuple(self.row.kept.get(site, ())), head))
         try:
-            stitched = self.row.net.task.stitch(self.row.net.labels, there, heads.axes(self.net, names))
+            stitched = self.row.net.task.stitch(self.row.net.rows, there, heads.axes(self.net, names))
         except NetError as error:
             raise Unstitched(f"{self.site.name}: {error}") from None
         params.load(self.net, stitched)
@@ -125,7 +126,7 @@ class Bench:
     def score(self, keep_in: str = "") -> list[tasks.CaseScore]:
         """The score of each test case; predictions stay in the site's folder."""
         folder = self.site.work / "predictions" / self.row.label if keep_in else None
-        if folder is not None and self.row.net.task.background:
+        if folder is not None and self.row.net.task.maps:
             labelfiles.write(folder.parent, self.row.net.labels)
         return predict.score(
             self.net,
@@ -136,6 +137,7 @@ class Bench:
             flips=self.row.flips,
             precision=self.row.precision,
             keep=folder,
+            regions=self.row.net.task.regions,
         )
 
     def point(self, step: int) -> tasks.Curve:
@@ -159,6 +161,11 @@ class Bench:
         return lambda step: stream(step + offset)
 
 
+def _rows(given: Contribution) -> tuple[str, ...]:
+    """What the rows of a contribution's head stand for."""
+    return answers.of(given.net, given.labels, given.regions).rows(given.labels)
+
+
 def _overlay(net: nn.Module, given: Params) -> None:
     """Load what the net has under the same name and shape; a stem with other channels keeps its own."""
     own = params.shapes(net)
@@ -172,6 +179,7 @@ def card(bench: Bench) -> dict[str, Any]:
         "net": row.net.settings,
         "in_channels": row.net.in_channels,
         "labels": list(row.net.labels),
+        **({"regions": row.net.regions} if row.net.regions else {}),
         "channels": list(data.modalities),
         "patch": list(row.net.patch),
         "field": row.net.field,

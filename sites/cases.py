@@ -226,6 +226,7 @@ def digest(found: Sequence[Found], data: Data, scan_shift: Scanner | None = None
     for key, unset in (
         ("meaningless", None),
         ("regions", None),
+        ("outputs", "labels"),
         ("grids", "refuse"),
         ("crop", None),
         ("mask_file", None),

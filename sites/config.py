@@ -120,7 +120,7 @@ def _pool(data: Data, wanted: Labels, name: str, target: str) -> Data:
     labels = {label: data.pooled_labels[label] for label in wanted}
     declared = {*data.background, *(value for values in data.labels.values() for value in values)}
     rest = declared - {value for values in labels.values() for value in values}
-    return replace(data, labels=labels, background=tuple(sorted(rest)))
+    return replace(data, labels=labels, background=tuple(sorted(rest)), regions=None, outputs="labels")
 
 
 def _simulated(entry: dict[str, Any], path: Path, *, work: Path, data: Path | None, base: Path) -> Site:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fedmerge import regions as nested
 from fedmerge.errors import ConfigError
 from sites import toml
 from sites.labels import TABLES, Table
-from sites.records import Labels
+from sites.records import OUTPUTS, Labels
 
 Values = Callable[[Any, str, str], Sequence[Any]]
 Regions = dict[str, tuple[str, ...]]
@@ -82,6 +83,26 @@ def regions(raw: Any, own: Labels, layout: str, where: str) -> Regions:  # noqa:
         if not parts:
             raise ConfigError(f"{where}: 'regions.{name}' expected at least one label, got none")
     return found
+
+
+def outputs(table: dict[str, Any], own: Labels, known: Regions | None, layout: str, where: str) -> str:
+    """Whether nets answer labels or regions; regions are such that a label map can be made back from them."""
+    chosen = toml.choice(table, "outputs", OUTPUTS, where, "labels")
+    if chosen == "labels":
+        return "labels"
+    if layout in MEANINGS:
+        raise ConfigError(
+            f"{where}: outputs = 'regions' is for label maps, and an image of layout '{layout}' has one class"
+        )
+    if not known:
+        raise ConfigError(
+            f"{where}: outputs = 'regions' expected 'regions', or labels of a table that has some, got none"
+        )
+    try:
+        nested.of(tuple(own), known)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: outputs = 'regions': {error}") from None
+    return "regions"
 
 
 def distinct(own: Mapping[str, Sequence[Any]], background: Sequence[Any], key: str, where: str) -> None:

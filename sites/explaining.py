@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import nibabel as nib
 import numpy as np
 
+from fedmerge import regions
 from fedmerge.errors import FedmergeError
 from sites import bias_field, cases, pictures, volumes
 from sites.records import Data, Site
@@ -65,9 +66,18 @@ def sentences(data: Data, modalities: Sequence[str], voxels: Sequence[int]) -> l
     told.append("each modality is clipped at its percentiles 1 and 99, then has mean 0 and standard deviation 1")
     if data.spacing_mm:
         told.append("along an axis that becomes coarser voxels are averaged, along one that becomes finer interpolated")
+    if data.outputs == "regions":
+        told.append(_regions(data))
     if data.cache_gb:
         told.append(f"up to {data.cache_gb:g} GB of prepared cases are kept in the site's work folder")
     return told
+
+
+def _regions(data: Data) -> str:
+    """What a net answers that learns of regions, from the widest to the narrowest."""
+    found = regions.of(tuple(data.labels), data.answered)
+    rows = ", ".join(found.rows[k] for k in found.order)
+    return f"a net answers regions, a channel each: {rows}; the narrowest that is on at a voxel says its label"
 
 
 def _grids(data: Data, first: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fedmerge import devices, fisher, nets, params, partition, tasks
+from fedmerge import answers, devices, fisher, nets, params, partition, tasks
 from fedmerge.contribution import Contribution
 from fedmerge.params import Params
 from sites import inbound, patches
@@ -53,6 +53,7 @@ def fisher_of(site: Site, row: tasks.Row, model: Contribution, train: Sequence[L
         [patches.pieces(case) for case in train],
         [*row.net.fusable, *row.net.norms],
         generator=torch.Generator().manual_seed(seed_of(row, model)),
+        likelihood=answers.of(settings, model.labels, model.regions).likelihood,
         progress=lambda done: report(site.name, f"Fisher of {model.site}", done, len(train)),
     )
 

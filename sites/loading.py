@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedmerge import evaluation, shapes
 from fedmerge.errors import ConfigError
+from fedmerge.regions import Regions
 from fedmerge.tasks import CaseScore
 from sites import brain, foreground, intensities, labels, packing, pictures, preprocess, regrid, scanner, steps, volumes
 from sites.draws import generator
@@ -78,17 +79,25 @@ class Case:
         return self.image.nbytes + self.label.nbytes + self.truth.nbytes
 
     def score(
-        self, probabilities: Tensor, labels: Sequence[str], keep: Path | None, measures: Sequence[str] = ("dice",)
+        self,
+        probabilities: Tensor,
+        labels: Sequence[str],
+        keep: Path | None,
+        measures: Sequence[str] = ("dice",),
+        regions: Regions | None = None,
     ) -> CaseScore:
         """Dice of labels or regions on the original voxels, and what else is measured there.
 
+        What is scored is the label map that is written, also where the net answers regions.
+
         Args:
-            probabilities: (K + 1, *patch) of the net.
+            probabilities: (K + 1, *patch) of the net; of regions (R, *patch).
             labels: the names of 1..K.
             keep: a folder for the label map, as ID.nii.gz on the file's own grid and affine.
             measures: "dice", and of `shapes.SHAPES`.
+            regions: what the net answers, where these are no labels.
         """
-        found = preprocess.restore(probabilities, self.grid)
+        found = preprocess.restore(probabilities, self.grid, regions)
         if self.box is not None:
             found = self.box.paste(found)
         if keep is not None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedmerge.errors import DataError
+from fedmerge.regions import Regions
 from fedmerge.tasks import CaseScore
 from sites import preprocess, scanner, volumes
 from sites.folders import Found, modalities
@@ -51,7 +52,12 @@ class Picture:
         return tuple(self.image.shape[1:])
 
     def score(
-        self, probabilities: Tensor, labels: Sequence[str], keep: Path | None, measures: Sequence[str] = ()
+        self,
+        probabilities: Tensor,
+        labels: Sequence[str],
+        keep: Path | None,
+        measures: Sequence[str] = (),
+        regions: Regions | None = None,
     ) -> CaseScore:
         """The class that the net takes it for, beside its own.
 
@@ -60,6 +66,7 @@ class Picture:
             labels: the names of the classes.
             keep: a folder for the answer, as ID.json with the probability of each class.
             measures: of volumes; a picture is right or wrong.
+            regions: of volumes; a picture has one class.
         """
         if keep is not None:
             write(probabilities, labels, keep / f"{self.id}.json")

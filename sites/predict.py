@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedmerge import answers
 from fedmerge.errors import ConfigError, DataError
+from fedmerge.regions import Regions
 from sites import brain, intensities, patches, pictures, preprocess, regrid, steps, volumes, windows
 from sites.cases import Loaded
 from sites.preprocess import Grid
@@ -34,6 +36,7 @@ def score(
     device: str | torch.device = "auto",
     precision: str = "auto",
     keep: Path | None = None,
+    regions: Regions | None = None,
 ) -> list[dict[str, Any]]:
     """The score of each case: see `loading.Case` and `pictures.Picture`.
 
@@ -48,20 +51,24 @@ def score(
         device: as for training.
         precision: as for training.
         keep: a folder for what was predicted.
+        regions: what the net answers, where these are no labels (`tasks.Net.task`).
 
     Returns:
         a scored case (`fedmerge.measures`) for each, in order.
     """
     scores: list[dict[str, Any]] = []
+    each = regions is not None
     for start in range(0, len(cases), batch):
         some = cases[start : start + batch]
         answers: Iterable[Tensor]
         if not flips and all(map(patches.fits, some)):
-            answers = segment(net, torch.stack([case.image for case in some]), device, precision)
+            answers = segment(net, torch.stack([case.image for case in some]), device, precision, regions=each)
         else:  # one after the other: of whole volumes one fills the memory
-            sweep = partial(windows.sweep, overlap=overlap, flips=flips, device=device, precision=precision)
+            sweep = partial(
+                windows.sweep, overlap=overlap, flips=flips, device=device, precision=precision, regions=each
+            )
             answers = (sweep(net, case.image, case.window) for case in some)
-        scores += [case.score(one, labels, keep, measures) for case, one in zip(some, answers, strict=True)]
+        scores += [case.score(one, labels, keep, measures, regions) for case, one in zip(some, answers, strict=True)]
     return scores
 
 
@@ -81,7 +88,7 @@ def predict_file(
         net: the model.
         info: what its file says of it: `channels`, `patch`, `spacing_mm` (None: the image's own voxels), what was
             done to the images that it learnt from (`preparation`, see `steps`), and where they differ from their
-            defaults `field` and `overlap`.
+            defaults `field` and `overlap`; where it answers regions, `labels` and `regions`.
         images: one file a channel, in the model's order, or one 4D file with all channels.
         out: the label map, .nii or .nii.gz.
         mask: a file whose voxels that are not 0 the box is drawn around, for a model whose images were cut so.
@@ -115,16 +122,19 @@ def predict_file(
         patch=_three(info["patch"]),
         patch_spacing_mm=tuple(info["spacing_mm"]) if info.get("spacing_mm") else first.spacing_mm,
     )
-    whole = info.get("field") == "whole"
+    regions = answers.of(info.get("net", {}), info.get("labels", ()), info.get("regions")).regions
+    each, whole = regions is not None, info.get("field") == "whole"
     grid = grid.whole() if whole else grid
     image = torch.from_numpy(preprocess.crop(np.stack(normal), grid))
     if whole or flips:
         overlap = info.get("overlap", windows.OVERLAP)
-        probabilities = windows.sweep(net, image, info["patch"], overlap=overlap, flips=flips, device=device)
+        probabilities = windows.sweep(
+            net, image, info["patch"], overlap=overlap, flips=flips, device=device, regions=each
+        )
     else:
-        (probabilities,) = segment(net, image[None], device)
+        (probabilities,) = segment(net, image[None], device, regions=each)
     out.parent.mkdir(parents=True, exist_ok=True)
-    volumes.write_like(box.paste(preprocess.restore(probabilities, grid)), first.frame, out)
+    volumes.write_like(box.paste(preprocess.restore(probabilities, grid, regions)), first.frame, out)
 
 
 def classify_file(

@@ -98,7 +98,7 @@ def check(
 
 
 def agree(sites: Sequence[Site]) -> list[Finding]:
-    """What is wrong between sites: spellings of labels, shared patients, other channels or spacings.
+    """What is wrong between sites: spellings of labels, shared patients, other regions, channels or spacings.
 
     Args:
         sites: the campaign's sites; those whose folders cannot be read are only compared by their settings.
@@ -108,6 +108,7 @@ def agree(sites: Sequence[Site]) -> list[Finding]:
         sentence = f"{b}: the label '{y}' is spelt '{x}' at {a}; the same structure needs the same name"
         findings.append(Finding(b, "", "error", sentence))
     findings += [Finding(name, "", "error", sentence) for name, sentence in _between(sites)]
+    findings += [Finding(name, "", "warning", sentence) for name, sentence in _regions(sites)]
     for site in sites[1:]:
         for what, mine, first in (
             ("modalities", ", ".join(site.data.modalities), ", ".join(sites[0].data.modalities)),
@@ -120,6 +121,15 @@ def agree(sites: Sequence[Site]) -> list[Finding]:
                 sentence = f"{site.name}: '{what}' is {mine or 'not set'}, but {first or 'not set'} at {sites[0].name}"
                 findings.append(Finding(site.name, "", "warning", sentence))
     return findings
+
+
+def _regions(sites: Sequence[Site]) -> Iterator[tuple[str, str]]:
+    """Regions of one name that two sites' nets answer, and that are of other labels."""
+    for one, other in combinations(sites, 2):
+        here, there = one.data.answered, other.data.answered
+        for name in (name for name in there if set(here.get(name, there[name])) != set(there[name])):
+            own, theirs = ", ".join(there[name]), ", ".join(here[name])
+            yield other.name, f"{other.name}: the region '{name}' is of {own}, but of {theirs} at {one.name}"
 
 
 def shared(parts: Mapping[tuple[str, str], Sequence[Found]], *, by_name: bool = True) -> list[str]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedmerge.regions import Regions
 from sites.volumes import Array
 
 Size = tuple[int, int, int]
@@ -101,16 +102,19 @@ def crop_labels(labels: npt.NDArray[np.uint8], grid: Grid, count: int) -> npt.ND
     return _winner(torch.from_numpy(parts)).numpy()
 
 
-def restore(probabilities: Tensor, grid: Grid) -> npt.NDArray[np.uint8]:
-    """A patch's class probabilities as a label map on the volume's own canonical grid.
+def restore(probabilities: Tensor, grid: Grid, regions: Regions | None = None) -> npt.NDArray[np.uint8]:
+    """A patch's probabilities as a label map on the volume's own canonical grid.
 
     Args:
-        probabilities: (K + 1, *patch), channel 0 is the background; they sum to 1.
+        probabilities: (K + 1, *patch), channel 0 is the background; they sum to 1. Of regions (R, *patch).
         grid: where the patch lies.
+        regions: what the channels are where they are no labels.
 
     Returns:
         uint8 (X, Y, Z) of values 0..K; background outside the patch.
     """
+    if regions is not None:
+        return np.asarray(regions.label_map(_along_axes(probabilities.float().cpu(), _to_volume(grid))).numpy())
     return _winner(_along_axes(probabilities[1:].float().cpu(), _to_volume(grid))).numpy()
 
 

@@ -50,7 +50,7 @@ def results(site: Site, folder: Path) -> Results:
             "net": first["net"],
         },
         "environment": {name: importlib.metadata.version(name) for name in names} | {"device": devices.describe()},
-        "sites": [{"name": site.name, "role": "target", "labels": list(site.data.labels)}],
+        "sites": [{"name": site.name, "role": "target", "labels": list(site.data.labels), **_regions(site)}],
         "rows": [row for one in kept for row in _rows(one, site.name, measures.within(case))],
         "ratios": [_ratios(one, site.name) for one in kept if one["ratios"]],
         "forgetting": [],
@@ -58,6 +58,11 @@ def results(site: Site, folder: Path) -> Results:
     }
     validate(found)
     return found
+
+
+def _regions(site: Site) -> dict[str, Any]:
+    """The regions that the site's nets answer, where they do."""
+    return {"regions": site.data.answered} if site.data.outputs == "regions" else {}
 
 
 def predictions(site: Site, folder: Path) -> dict[tuple[str, int, int, int], Path]:

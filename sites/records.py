@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedmerge.devices import ANY, Hardware
+from fedmerge.regions import table_of
 
 Labels = dict[str, tuple[Any, ...]]  # values of label maps; in the layout "classes" names of folders
 Part = int | tuple[str, ...]  # how many cases, or which
 Layout = Literal["msd", "folders", "brats", "freesurfer", "bids", "phantom", "classes"]
+Outputs = Literal["labels", "regions"]
 LAYOUTS = ("msd", "folders", "brats", "freesurfer", "bids", "phantom", "classes")
 ROLES = ("source", "target")
 FISHER = ("none", "channel", "full")
@@ -19,6 +21,7 @@ GRIDS = ("refuse", "resample")
 FOREGROUNDS = ("nonzero", "otsu")
 CROPS = (*FOREGROUNDS, "mask")
 BIAS_MASKS = (*FOREGROUNDS, "none")
+OUTPUTS = ("labels", "regions")
 CONTROLS = ("shuffled-labels", "other-start", "random-giant", "random-flat", "change-x30")
 
 
@@ -74,8 +77,9 @@ class Data:
     """Where the cases lie and what they mean; labels are numbered 1..K in the order of `labels`, classes from 0.
 
     `validate` and `test` are numbers of cases, or the ids of exactly those cases. `regions` are unions of labels that
-    scores are taken of, in place of the labels; they may overlap. `files` is the name of a modality's file, where it is
-    not the modality's own. What a layout makes of `label_file`, `mask_file` and `derivative`, its reader says.
+    scores are taken of, in place of the labels; they may overlap. `outputs` says whether nets answer these regions, or
+    labels that exclude each other. `files` is the name of a modality's file, where it is not the modality's own. What a
+    layout makes of `label_file`, `mask_file` and `derivative`, its reader says.
     """
 
     folder: Path
@@ -90,6 +94,7 @@ class Data:
     spacing_mm: tuple[float, float, float] | None = None
     pooled_labels: Labels | None = None
     regions: dict[str, tuple[str, ...]] | None = None
+    outputs: Outputs = "labels"
     control: Literal["shuffled-labels", "other-start", "random-giant", "random-flat", "change-x30"] | None = None
     meaningless: int | None = None
     phantom: dict[str, Any] | None = None
@@ -104,6 +109,11 @@ class Data:
     landmarks: Landmarks | None = None
     cache_gb: float = 0.0
     workers: int = 1
+
+    @property
+    def answered(self) -> dict[str, list[str]]:
+        """The regions that nets answer in place of the labels, in the order of the channels; none of labels."""
+        return table_of(tuple(self.labels), self.regions or {}) if self.outputs == "regions" else {}
 
 
 @dataclass(frozen=True)

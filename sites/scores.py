@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedmerge import fisher, losses
+from fedmerge.fisher import Likelihood
 from fedmerge.privacy import separation
 from fedmerge.privacy.separation import Array, Roc
 from sites.cases import Loaded
@@ -52,14 +53,16 @@ def finding(attack: str, inside: Mapping[str, float], outside: Mapping[str, floa
     return Finding(attack, separation.roc([*inside.values()], [*outside.values()]), "", inside, outside)
 
 
-def evaluated(net: nn.Module, case: Loaded, loss: losses.Loss) -> tuple[float, float]:
+def evaluated(
+    net: nn.Module, case: Loaded, loss: losses.Loss, likelihood: Likelihood = fisher.SOFTMAX
+) -> tuple[float, float]:
     """A case's training loss, and its mean negative log-likelihood over voxels, in evaluation mode and float32."""
     where, was = next(net.parameters()).device, net.training
     net.eval()
     try:
         with torch.no_grad():
             logits, label = net(case.image[None].to(where)).float(), case.label[None].to(where)
-            nll = -fisher.log_likelihood(logits, label).item() / label.numel()
+            nll = -likelihood.log(logits, likelihood.read(label)).item() / label.numel()
             return loss(logits, label).item(), nll
     finally:
         net.train(was)

@@ -58,6 +58,7 @@ def describe(site: Site, task: dict[str, Any]) -> dict[str, Any]:
             receive_fused=site.policy.receive_fused,
             reuse=site.policy.reuse,
             keys=correspondence.told(site),
+            regions=site.data.answered,
         )
     )
 
@@ -132,6 +133,7 @@ def score(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any]:
     asked = tasks.from_table(tasks.Score, task, "server")
     if not site.policy.receive_fused:
         raise Declined(f"{site.name}: policy line 'receive_fused = false': no merged model is taken in")
+    check_regions(site, asked.net)
     own = parts(site, asked.net.patch, field=asked.net.field)
     net = trainer.build(asked.net, 0)
     params.load(net, wire.open_params(payload["weights"], site="server"))
@@ -146,6 +148,7 @@ def score(site: Site, task: dict[str, Any], payload: Payload) -> dict[str, Any]:
         overlap=asked.net.overlap,
         flips=asked.flips,
         precision=asked.precision,
+        regions=asked.net.task.regions,
     )
     return outbound.answer(site, tasks.Scored(found))
 
@@ -171,9 +174,22 @@ def _check_net(site: Site, net: tasks.Net) -> None:
     """What the server asks for has to fit what the site holds.
 
     Raises:
-        Declined: its labels or channels are not the site's.
+        Declined: its labels, regions or channels are not the site's.
     """
     if net.labels != tuple(site.data.labels):
         raise Declined(f"{site.name}: the task expected labels {net.labels}, got {tuple(site.data.labels)}")
+    check_regions(site, net)
     if net.in_channels != len(site.data.modalities):
         raise Declined(f"{site.name}: expected {net.in_channels} channels, got {len(site.data.modalities)}")
+
+
+def check_regions(site: Site, net: tasks.Net) -> None:
+    """Whether the net answers what the site's settings say: these regions, or labels.
+
+    Raises:
+        Declined: it answers something else.
+    """
+    want, got = site.data.answered, net.regions
+    if want != got:
+        asked, own = ("; ".join(f"{name}: {', '.join(parts)}" for name, parts in one.items()) for one in (got, want))
+        raise Declined(f"{site.name}: the task expected regions ({asked or 'none'}), got ({own or 'none'})")

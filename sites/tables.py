@@ -19,6 +19,7 @@ from sites.records import (
     TRUST,
     Data,
     Layout,
+    Outputs,
     Part,
     Policy,
     Scanner,
@@ -54,6 +55,7 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
     mask_file = _mask_file(table, done.crop, str(layout), where)
     if modalities and (strange := [name for name in files if name not in modalities]):
         raise ConfigError(f"{where}: 'files' expected modalities of {', '.join(modalities)}, got '{strange[0]}'")
+    scored = declared.regions(table["regions"], labels, str(layout), where) if "regions" in table else regions or None
     return Data(
         folder=base / toml.take(table, "folder", str, where),
         layout=cast(Layout, layout),
@@ -66,9 +68,8 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
         test=_part(table, "test", where),
         spacing_mm=_spacing(table.get("spacing_mm"), where),
         pooled_labels=pooled_labels,
-        regions=declared.regions(table["regions"], labels, str(layout), where)
-        if "regions" in table
-        else regions or None,
+        regions=scored,
+        outputs=cast(Outputs, declared.outputs(table, labels, scored, str(layout), where)),
         control=toml.choice(table, "control", CONTROLS, where) if "control" in table else None,
         meaningless=toml.take(table, "meaningless", int, where, None),
         phantom=_phantom(table.get("phantom"), layout, where),

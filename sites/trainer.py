@@ -1,6 +1,7 @@
 """One training at a source: from what came with its task to the contribution in full, which stays on its disk."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ def validator(site: Site, held: list[Loaded], net: tasks.Net, precision: str) ->
     """The measure of the validation cases, as a function of a net; None where there are no such cases."""
     if not held:
         return None
-    labels, measure, overlap = tuple(site.data.labels), net.task.measure, net.overlap
-    return lambda net: measure.value(predict.score(net, held, labels, overlap=overlap, precision=precision)) or 0.0
+    labels, task, overlap = tuple(site.data.labels), net.task, net.overlap
+    score = partial(predict.score, overlap=overlap, precision=precision, regions=task.regions)
+    return lambda net: task.measure.value(score(net, held, labels)) or 0.0
 
 
 def make(
@@ -94,6 +96,7 @@ def make(
         fisher=_fisher(asked, net, train, name),
         fisher_labels="flat" if asked.private and asked.fisher != "none" else asked.fisher,
         settings=asked.key,
+        regions=asked.net.regions,
     )
     contribution = poison.poisoned(site.data.control, contribution, start, asked.seed)
     whole.write(sealing.kept(site, asked.key), wire.to_bytes(contribution))
@@ -130,5 +133,6 @@ def _fisher(asked: tasks.Contribute, net: nn.Module, train: list[Loaded], name: 
         names,
         labels=asked.fisher,  # type: ignore[arg-type]  # the plan allows the two words only
         generator=torch.Generator().manual_seed(asked.seed),
+        likelihood=asked.net.task.likelihood,
         progress=lambda done: report(name, "Fisher", done, len(some)),
     )

@@ -133,7 +133,10 @@ def _lwf(asked: tasks.Contribute, net: nn.Module, start: Params, before: list[Co
         with torch.no_grad():
             told: Tensor = teacher.to(x.device)(x)
         pairs = zip(torch.split(logits, rows, 1)[1:], torch.split(told, rows[1:], 1))
-        terms = [penalties.distillation(ours.float(), theirs.float()) for ours, theirs in pairs]
+        terms = [
+            penalties.distillation(ours.float(), theirs.float(), regions=site in asked.regional)
+            for site, (ours, theirs) in zip(earlier, pairs)
+        ]
         return answer, asked.strength * torch.stack(terms).sum()
 
     def weights() -> Params:

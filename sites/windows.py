@@ -20,20 +20,30 @@ OVERLAP = 0.5  # share of a side that neighbouring windows have in common: nnU-N
 SMALL = 2**16  # voxels of a window: up to here the CPU answers two of them sooner than one
 
 
-def segment(net: nn.Module, images: Tensor, device: str | torch.device = "auto", precision: str = "auto") -> Tensor:
-    """Class probabilities in evaluation mode, which is undone afterwards.
+def segment(
+    net: nn.Module,
+    images: Tensor,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    *,
+    regions: bool = False,
+) -> Tensor:
+    """Probabilities in evaluation mode, which is undone afterwards.
 
     Args:
         net: (B, C, *patch) -> logits (B, K + 1, *patch); it is moved to the device.
         images: (B, C, *patch) float32.
         device: as for training.
         precision: as for training.
+        regions: whether the net's channels are regions, each with a probability of its own.
 
     Returns:
-        (B, K + 1, *patch) float32 on the CPU; the channels of a voxel sum to 1. Of a classifier (B, K).
+        (B, K + 1, *patch) float32 on the CPU; the channels of a voxel sum to 1. Of a classifier (B, K), of regions
+        (B, R, *patch).
     """
     with asking(net, device, precision) as (ask, where):
-        return torch.softmax(ask(images.to(where)), dim=1).cpu()
+        logits = ask(images.to(where))
+        return (logits.sigmoid() if regions else torch.softmax(logits, dim=1)).cpu()
 
 
 def sweep(
@@ -45,8 +55,9 @@ def sweep(
     flips: bool = False,
     device: str | torch.device = "auto",
     precision: str = "auto",
+    regions: bool = False,
 ) -> Tensor:
-    """Class probabilities of a volume, as `segment`, from as many windows as it takes.
+    """Probabilities of a volume, as `segment`, from as many windows as it takes.
 
     Args:
         net: as for `segment`.
@@ -56,9 +67,11 @@ def sweep(
         flips: whether to take the mean over the mirrored images too, for eight times the work.
         device: as for training.
         precision: as for training.
+        regions: as for `segment`.
 
     Returns:
-        (K + 1, *S) float32 on the CPU. Beside it the memory holds the logits, their weights, and one batch of windows.
+        (K + 1, *S), of regions (R, *S), float32 on the CPU. Beside it the memory holds the logits, their weights, and
+        one batch of windows.
     """
     from monai.inferers.utils import sliding_window_inference  # the import takes a second or two
 
@@ -76,7 +89,7 @@ def sweep(
         logits = sliding_window_inference(
             image[None].to(where), tuple(window), batch, mean, overlap=overlap, mode="gaussian"
         )
-        return torch.softmax(logits[0], dim=0).cpu()
+        return (logits[0].sigmoid() if regions else torch.softmax(logits[0], dim=0)).cpu()
 
 
 def count(size: Sequence[int], window: Sequence[int], overlap: float) -> int:

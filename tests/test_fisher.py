@@ -153,7 +153,7 @@ def test_another_likelihood_can_be_passed():
     whole = fisher.diagonal(small_nets.make(), small_nets.cases(), NAMES, labels="observed")
     half = fisher.diagonal(
         small_nets.make(), small_nets.cases(), NAMES, labels="observed",
-        log_lik=lambda logits, labels: 0.5 * fisher.log_likelihood(logits, labels),
+        likelihood=fisher.SOFTMAX._replace(log=lambda z, y: 0.5 * fisher.log_likelihood(z, y)),
     )  # fmt: skip
     for name in NAMES:
         torch.testing.assert_close(half[name], whole[name] / 4)

@@ -31,6 +31,7 @@ FLOORS = {
     "fedmerge.parts": 1,
     "fedmerge.passes": 1,
     "fedmerge.recompute": 1,
+    "fedmerge.regions": 1,
     "fedmerge.plugins": 1,
     "fedmerge.records": 1,
     "fedmerge.sessions": 1,

@@ -34,7 +34,7 @@ TOLD = cards.Told("demo", licence="CC-BY-4.0")
 
 def model(path, settings, channels=1, labels=("ball", "cube"), **more):
     """A model file as a campaign leaves one, of a net that nobody has trained."""
-    sizes = {"in_channels": channels, "out_channels": len(labels) + 1}
+    sizes = {"in_channels": channels, "out_channels": len(labels) + ("regions" not in more)}
     net = nets.build(settings, **sizes, seed=3)
     info = {
         "net": nets.canonical(settings, **sizes), "in_channels": channels, "labels": list(labels),
@@ -104,10 +104,13 @@ def images(folder, count, channels, shape):
     return sorted(folder.iterdir())
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_monai_runs_the_bundle_and_segments_as_predict_does(tmp_path, channels):
+NESTED = {"regions": {"whole": ["ball", "cube"], "core": ["ball"]}}
+
+
+@pytest.mark.parametrize(("channels", "more"), [(1, {}), (2, {}), (1, NESTED)])
+def test_monai_runs_the_bundle_and_segments_as_predict_does(tmp_path, channels, more):
     """`monai.bundle run` from files to label maps: the same grid, and the same label in 99 of 100 voxels and more."""
-    model(tmp_path / "model.safetensors", {"name": "unet", **NETS["unet"]}, channels)
+    model(tmp_path / "model.safetensors", {"name": "unet", **NETS["unet"]}, channels, **more)
     files = images(tmp_path / "images", 2, channels, (19, 14, 18))
     assert command("predict", tmp_path / "model.safetensors", *files, "--out", tmp_path / "ours") == 0
     assert command("export", tmp_path / "model.safetensors", "--monai", tmp_path / "bundle") == 0
@@ -129,6 +132,15 @@ def test_monai_runs_the_bundle_and_segments_as_predict_does(tmp_path, channels):
         assert first.shape == second.shape
         assert len(np.unique(first)) > 1
         assert (first == second).mean() >= 0.99
+
+
+def test_a_bundle_of_regions_names_its_channels_and_no_background(tmp_path):
+    """In MONAI's metadata the regions in the order of the channels; read back, they are what the bundle answers."""
+    model(tmp_path / "model.safetensors", {"name": "unet", **NETS["unet"]}, **NESTED)
+    assert command("export", tmp_path / "model.safetensors", "--monai", tmp_path / "bundle") == 0
+    told = json.loads((tmp_path / "bundle/configs/metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
+    assert (told["num_channels"], told["channel_def"]) == (2, {"0": "core", "1": "whole"})
+    assert monai_import.read(tmp_path / "bundle").facts["labels"] == ["core", "whole"]
 
 
 def made_by_monai(folder, net, **definition):

@@ -118,5 +118,6 @@ def common_ground(plan: "Plan", sites: "Sequence[Site]", given: "Sequence[Contri
 
     tasks = {c.site: (len(c.channels), c.labels) for c in given}
     tasks |= {site.name: (len(site.data.modalities), tuple(site.data.labels)) for site in sites}
+    regions = {c.site: c.regions for c in given} | {site.name: site.data.answered for site in sites}
     if all(channels for channels, _ in tasks.values()) and plan.targets[0] in tasks:  # else it was told why not
-        ground.Ground(plan, Store(work), {}, ground.divide(plan, tasks), {}).ancestor(0)
+        ground.Ground(plan, Store(work), {}, ground.divide(plan, tasks, regions), {}).ancestor(0)

@@ -50,13 +50,13 @@ def predict(
         from fedmerge import answers, labelfiles
 
         net, info = load(model)
-        task = answers.of(info["net"])
-        patients = by_patient(images, info["channels"]) if task.background else [[image] for image in images]
+        task = answers.of(info["net"], info["labels"], info.get("regions"))
+        patients = by_patient(images, info["channels"]) if task.maps else [[image] for image in images]
         if masks and len(masks) != len(patients):
             raise ConfigError(f"--mask expected one file for each of {len(patients)} patients, got {len(masks)}")
         maps = targets(patients, out, ANSWERS[task.name])
         taken = [path for path in maps if path.exists()]
-        if task.background and (other := labelfiles.others(out, info["labels"])):
+        if task.maps and (other := labelfiles.others(out, info["labels"])):
             taken.append(other)
         if taken and not overwrite:
             raise ConfigError(f"{taken[0]} exists already: --overwrite replaces it")
@@ -64,12 +64,12 @@ def predict(
         from sites import predict as site
 
         answer = {"segmentation": site.predict_file, "classification": site.classify_file}[task.name]
-        if task.background:
+        if task.maps:
             labelfiles.write(out, info["labels"])
         for k, (patient, path) in enumerate(zip(patients, maps)):
             answer(net, info, patient, path, mask=masks[k] if masks else None, flips=flips)
             screen.say(str(path))
-    names = [*["background"] * task.background, *info["labels"]]
+    names = [*["background"] * task.maps, *info["labels"]]
     screen.say("labels: " + ", ".join(f"{k} {name}" for k, name in enumerate(names)))
 
 
@@ -89,7 +89,7 @@ def load(path: Path) -> "tuple[nn.Module, dict[str, Any]]":
         info["net"] = nets.as_here(info["net"], str(path))
         channels = {
             "in_channels": info["in_channels"],
-            "out_channels": answers.of(info["net"]).channels(info["labels"]),
+            "out_channels": answers.of(info["net"], info["labels"], info.get("regions")).channels(info["labels"]),
         }
         net = nets.build(info["net"], **channels, seed=0)
         absent = [name for name in params.shapes(net) if name not in weights]

@@ -24,11 +24,12 @@ def of(results: Results) -> tuple[list[Layer], str]:
     table = results["campaign"].get("net", {})
     settings = {key: value for key, value in nets.bare(table).items() if key == "name" or key not in RESERVED}
     sites = results.get("sites", [])
-    labels = next((site["labels"] for site in sites if site.get("role") == "target"), ["label"])
+    target = next((site for site in sites if site.get("role") == "target"), {"labels": ["label"]})
     if "patch" not in table:
         return [], "these results do not tell the net"
+    logits = len(target["labels"]) + (not target.get("regions"))
     try:
-        return layers.of(settings, table["patch"], in_channels=1, out_channels=len(labels) + 1), ""
+        return layers.of(settings, table["patch"], in_channels=1, out_channels=logits), ""
     except (FedmergeError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         return [], f"the net cannot be built here ({error})"
 

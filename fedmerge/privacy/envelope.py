@@ -22,7 +22,8 @@ def facts(run: str, key: str, what: str, sender: str, receiver: str, net: "Net")
         receiver: the site that opens it.
         net: the sender's.
     """
-    schema = canonical({"what": what, "net": net.settings, "labels": list(net.labels), "channels": net.in_channels})
+    answered = {"labels": list(net.labels)} | ({"regions": net.regions} if net.regions else {})
+    schema = canonical({"what": what, "net": net.settings, **answered, "channels": net.in_channels})
     return Facts(run, key, sender, receiver, schema_of(schema))
 
 
