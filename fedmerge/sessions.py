@@ -98,6 +98,17 @@ def _lock(state_file: Path) -> Path:
     return state_file.with_suffix(".lock")
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds this file locked, without a lock of one's own that could be in its way."""
+    try:
+        facts = path.stat()
+        held = Path("/proc/locks").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    return any(place in line.split() for line in held.splitlines())
+
+
 @contextlib.contextmanager
 def alone(state_file: Path, wait_s: float = 1.0) -> Iterator[None]:
     """Be the only supervisor of a state file while the block runs.

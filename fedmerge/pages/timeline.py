@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmerge.pages import colours, markup
-from fedmerge.results import Results
+
+if TYPE_CHECKING:
+    from fedmerge.results import Results
 
 LEFT, RIGHT, LANE, TOP = 96, 18, 46, 26
 WIDTH = 1040
@@ -28,7 +30,7 @@ class Stretch:
     scale: float
 
 
-def draw(results: Results) -> str:
+def draw(results: "Results") -> str:
     """The drawing and its key; a sentence where no times were recorded."""
     lines = [line for line in results.get("timeline", []) if line["end"] >= line["begin"]]
     if not lines:
@@ -115,7 +117,7 @@ def _lane(name: str, role: str, lines: Sequence[dict[str, Any]], stretches: Sequ
         a, b = place(stretches, line["begin"]), place(stretches, line["end"])
         wide = max(b - a, 1.5)
         words = f"{name}: {told(line)}"
-        failed = ' class="failed"' if line["failed"] == line["asks"] else ""
+        failed = ' class="failed"' if line["failed"] == line["asks"] else ' class="open"' if "open" in line else ""
         parts.append(
             f'<g{failed}><title>{escape(words)}</title><rect x="{a:.1f}" y="{y + 14}" width="{wide:.1f}" height="24" '
             f'rx="2" fill="{colours.phase(line["what"])}"/>'
@@ -148,7 +150,7 @@ def _key(lines: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def table(results: Results) -> str:
+def table(results: "Results") -> str:
     """The lines of the timeline in words and figures, for those who do not see the drawing."""
     lines = results.get("timeline", [])
     if not lines:
@@ -167,7 +169,7 @@ def table(results: Results) -> str:
 def told(line: dict[str, Any]) -> str:
     """A line in a sentence."""
     about = f" ({line['about']})" if line["about"] else ""
-    asks = f", {line['asks']} messages" if line["asks"] > 1 else ""
+    asks = f", {line['asks']} messages" if line["asks"] > 1 else ", not over yet" if "open" in line else ""
     bad = f", {line['failed']} without a usable answer" if line["failed"] else ""
     return (
         f"{NAMES.get(line['what'], line['what'])}{about}, {lasting(line['end'] - line['begin'])}{asks}{bad}; "
