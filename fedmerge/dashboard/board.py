@@ -1,5 +1,6 @@
 """What a page shows, in pieces that know when they changed: whoever has seen a version gets what is newer."""
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -12,6 +13,8 @@ from fedmerge.dashboard.messages import Message
 EVERY_S = 0.5  # between two looks at the disk, however many pages ask
 MOST_MESSAGES = 2000
 MOST_BOARDS = 8  # runs whose pieces are kept
+MOST_VERSIONS = 10**9  # of a board: thirty years of a change a second
+BOARDS = itertools.count(1)
 
 
 class Watched(Protocol):
@@ -36,22 +39,25 @@ class Board:
         self._watched, self._clock = watched, clock
         self._pieces: dict[str, tuple[int, Any]] = {}
         self._messages: deque[tuple[int, Message]] = deque(maxlen=MOST_MESSAGES)
-        self._version, self._looked, self._said = 0, 0.0, 0
+        self._first = self._version = next(BOARDS) * MOST_VERSIONS  # no version is another board's
+        self._looked, self._said = 0.0, 0
         self._lock = threading.Lock()
 
     def since(self, version: int) -> dict[str, Any]:
-        """What has changed since a version; 0: everything. Looks at the disk first, when it is time.
+        """What has changed since a version of this board; since any other number, everything.
+
+        Looks at the disk first, when it is time.
 
         Returns:
             `version`, to be asked with the next time; `now`; `pieces`, null for one that is gone; `messages`, and how
-            many there were in all.
+            many there were in all; `whole`, whether this is everything.
         """
         with self._lock:
             now = self._clock()
             if not 0 <= now - self._looked < EVERY_S:
                 self._looked = now
                 self._take(now)
-            if version > self._version:  # of an earlier dashboard
+            if not self._first <= version <= self._version:
                 version = 0
             pieces = {name: value for name, (changed, value) in self._pieces.items() if changed > version}
             messages = [asdict(message) for changed, message in self._messages if changed > version]

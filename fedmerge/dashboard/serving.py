@@ -89,8 +89,8 @@ class Application:
         hosts = request.headers.getlist("host")
         if request.method != "GET" or len(hosts) != 1 or hosts[0].lower() not in self._hosts:
             return None
-        before, _, name = request.url.path.removeprefix("/").partition("/")
-        answer = self._answers.get(name)
+        before, slash, name = request.url.path.removeprefix("/").partition("/")
+        answer = self._answers.get(name) if slash else None
         if answer is None or not _same(before, self.known.place):
             return None
         if name and request.headers.get("sec-fetch-site", "none") not in OWN:
@@ -116,8 +116,7 @@ class Application:
         if found is None:
             return None
         chosen, board = found
-        told = board.since(version if chosen == name else 0)
-        return {"run": chosen, "runs": self.boards.runs(), **told}
+        return {"run": chosen, "runs": self.boards.runs(), **board.since(version)}
 
 
 def _same(given: str, known: str) -> bool:

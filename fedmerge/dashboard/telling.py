@@ -113,6 +113,7 @@ class Drawing:
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] = ()
+        self._at = 0.0
         self._drawn: dict[str, str] = {}
 
     def now(
@@ -129,9 +130,9 @@ class Drawing:
         first = min([*(line["begin"] for line in lines[:1]), *(line["begin"] for line in under)], default=now)
         pixel = max(1.0, (now - first) / PIXELS)
         last = max((line["end"] for line in lines), default=0.0)
-        key = (len(lines), last, *((u["site"], u["begin"]) for u in under), int(now / pixel) if under else 0, *roles)
-        if key != self._key:
-            self._key, self._drawn = key, _drawn(lines, under, now, roles)
+        key = (len(lines), last, *((u["site"], u["begin"]) for u in under), *roles)
+        if key != self._key or not self._drawn or (under and not 0 <= now - self._at < pixel):
+            self._key, self._at, self._drawn = key, now, _drawn(lines, under, now, roles)
         return self._drawn
 
 
