@@ -2,13 +2,14 @@
 
     {"time": 1760000000.0, "campaign": "first", "began": 1759980000.0, "rows": 6, "roles": {"north": "source"},
      "sites": {"north": {"state": "working", "what": "train.contribute", "since": 1759990000.0, "reason": "",
-     "progress": {"what": "training", "done": 400, "total": 2000, "began": 1759990010.0, "from": 0},
-     "sent": 120, "received": 240}}, "traffic": [...], "under": [...]}
+     "progress": {"what": "training", "done": 400, "total": 2000, "began": 1759990010.0, "from": 0,
+     "at": 1759999990.0}, "sent": 120, "received": 240}}, "traffic": [...], "under": [...]}
 
 Times are seconds since 1970, traffic is bytes from the server to the site and back. `state` is `idle`, `asked`,
 `working` (the site has said that it is at it) or `away`, then with a reason. `began` and `from` of a progress are when
-the work was first told of, and how much was done then. `traffic` is the exchange's table, `under` the asks under way;
-those that are over are in `timeline.json` beside it (`server.spans`), which is written when one has ended.
+the work was first told of, and how much was done then, `at` when it was last told of. `traffic` is the
+exchange's table, `under` the asks under way; those that are over are in `timeline.json` beside it (`server.spans`),
+which is written when one has ended.
 """
 
 import json
@@ -53,6 +54,7 @@ class Progress:
             now, before = self.told[site], self._begun.get(site)
             if before is None or before["what"] != now["what"] or before["from"] > now["done"]:
                 self._begun[site] = {"what": now["what"], "began": self._wall(), "from": now["done"]}
+            self._begun[site]["at"] = self._wall()
         elif facts is None:
             self.told.pop(site, None)
             self._begun.pop(site, None)

@@ -1,10 +1,11 @@
 """What a site is at, for those who watch at its own machine: `doing.json` in its working folder, once a second at most.
 
     {"time": 1760000000.0, "kind": "train.contribute", "campaign": "first", "since": 1759990000.0,
-     "progress": {"what": "training", "done": 400, "total": 2000, "began": 1759990010.0, "from": 0}}
+     "progress": {"what": "training", "done": 400, "total": 2000, "began": 1759990010.0, "from": 0,
+                  "at": 1759999990.0}}
 
-Times are seconds since 1970; `began` and `from` are when the work was first told of, and how much was done then. An
-empty `kind`: the site is at nothing. Nobody but the hospital reads it.
+Times are seconds since 1970; `began` and `from` are when the work was first told of, and how much was done then, `at`
+when it was last told of. An empty `kind`: the site is at nothing. Nobody but the hospital reads it.
 """
 
 import contextlib
@@ -64,7 +65,7 @@ class _Ear(logging.Handler):
         begun = {"began": now, "from": fresh["done"]}
         if before is not None and before["what"] == fresh["what"] and before["done"] <= fresh["done"]:
             begun = {key: before[key] for key in begun}
-        self.facts["progress"] = {**fresh, **begun}
+        self.facts["progress"] = {**fresh, **begun, "at": now}
         if now - self._written >= EVERY_S:
             self.write()
 

@@ -1,10 +1,12 @@
 """What a dashboard says of the files of a run: half-written, begun anew, over, thousands of lines long, and hostile."""
 
 import json
+import threading
 import time
 
 import dashboards
 import made_run
+
 from fedmerge.dashboard import curves, messages, telling
 from fedmerge.dashboard.board import EVERY_S, MOST_MESSAGES, Board
 from fedmerge.dashboard.files import Lines, Table
@@ -31,7 +33,7 @@ def begun(out, now, sites=("north", "harbour"), asked=None, told=None, **facts):
     progress = Progress(
         out / "server/progress.json", lambda: now,
         facts={"campaign": "small", "trust": "server", "measure": "Dice", "rows": 4,
-               "roles": {name: "source" for name in sites[:-1]} | {sites[-1]: "target"}, **facts},
+               "roles": dict.fromkeys(sites[:-1], "source") | {sites[-1]: "target"}, **facts},
     )  # fmt: skip
     for site, said in (told or {}).items():
         progress.tell(site, said)
@@ -168,10 +170,11 @@ def test_a_long_curve_keeps_its_peaks_in_few_points():
 
 
 def test_the_time_left_follows_the_pace_so_far():
-    """100 of 400 steps since a minute ago: three minutes more; no guess in the first seconds."""
+    """100 of 400 steps since a minute ago: three minutes more, less what passed since; no guess at first."""
     progress = {"what": "training", "done": 150, "total": 450, "began": 1000.0, "from": 50}
     assert telling.bar(progress, 1060.0)["left_s"] == 180
     assert telling.bar(progress, 1002.0)["left_s"] is None
+    assert telling.bar({**progress, "at": 1060.0}, 1070.0)["left_s"] == 170
     assert telling.bar({**progress, "total": 0}, 1060.0) is None
 
 
@@ -324,16 +327,20 @@ def test_a_real_runs_folder_shows_nothing_of_a_hospital(tmp_path):
 
 
 def test_a_site_says_at_home_what_it_is_at(tmp_path):
-    """The task, its progress with its beginning, and nothing when it is over; other threads' progress is not its own."""
+    """The task, its progress with its beginning, and nothing when it is over; another thread's is not its own."""
     wall = iter(range(1000, 2000))
     with doing.told(tmp_path, "train.contribute", "small", lambda: float(next(wall))):
         began = json.loads(doing.path(tmp_path).read_text())
         report("north", "training", 1, 9)
         report("north", "training", 5, 9)
+        other = threading.Thread(target=report, args=("south", "training", 8, 9))
+        other.start()
+        other.join()
         found = json.loads(doing.path(tmp_path).read_text())
     assert (began["kind"], began["campaign"], began["progress"]) == ("train.contribute", "small", None)
-    assert found["progress"] | {"began": 0} == {"what": "training", "done": 5, "total": 9, "began": 0, "from": 1}
-    assert found["progress"]["began"] < found["time"]
+    assert found["progress"] | {"began": 0} == {"what": "training", "done": 5, "total": 9, "began": 0, "from": 1,
+                                                "at": found["progress"]["at"]}  # fmt: skip
+    assert found["progress"]["began"] < found["progress"]["at"] < found["time"]
     assert json.loads(doing.path(tmp_path).read_text())["kind"] == ""
 
 

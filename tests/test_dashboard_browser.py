@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, beside a simulation that runs: every control, by mouse and by keys, day and night."""
+"""The dashboard in a real browser, beside a simulation that runs: every control, by mouse and by keys."""
 
 import signal
 import subprocess

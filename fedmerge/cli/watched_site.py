@@ -27,7 +27,6 @@ PHASES = {
     "evaluate.score": "forgetting",
 }
 WORDS = {
-    "running": "The agent answers tasks that the site's policy allows.",
     "waiting": "Nothing is asked of this site at the moment.",
     "interrupted": "The agent is not running: fedmerge site up starts it.",
 }
@@ -49,7 +48,7 @@ class Site:
         self.name, self.role = str(head.get("name", "")), str(head.get("role", ""))
         self._work = self._paths.folder / str(head.get("work", f"{self.name}-work"))
         self._doing, self._audit = Table(doing.path(self._work)), Audit(self._paths.audit)
-        self._curves, self._drawing = curves.Curves(self._work, "curves/*.jsonl"), telling.Drawing()
+        self._curves, self._drawing = curves.Curves(self._work, "curves/*.jsonl"), telling.Drawing(self.name)
         logs = self._paths.run / "logs"
         self._logs = [Log(self._work / "site.log", "site")]
         self._logs += [Log(logs / f"{name}.log", name) for name in ("agent", "roster")]
@@ -60,10 +59,11 @@ class Site:
         self._audit.look()
         doing, up = self._doing.now(), self._up()
         state = "interrupted" if not up else "running" if doing.get("kind") else "waiting"
+        card = self._card(state, doing, now)
         under = [{"site": self.name, **task} for task in self._audit.open.values()] if state == "running" else []
         return {
-            "head": self._head(state, doing, now),
-            "sites": [self._card(state, doing, now)],
+            "head": self._head(state, doing, card, now),
+            "sites": [card],
             "timeline": self._drawing.now(list(self._audit.tasks), under, now, {self.name: self.role}),
             "left": self._audit.table(),
             "traffic": telling.traffic(self._audit.traffic()),
@@ -79,13 +79,14 @@ class Site:
 
         return sessions.is_locked(self._paths.private / "agent.lock")
 
-    def _head(self, state: str, doing: Mapping[str, Any], now: float) -> dict[str, Any]:
+    def _head(self, state: str, doing: Mapping[str, Any], card: Mapping[str, Any], now: float) -> dict[str, Any]:
         sentence, member = self._stands(now)
+        words = WORDS.get(state) or f"It {card['words']}{telling.far(card)}."
         campaign = doing.get("campaign") if state == "running" else ""
         facts = [sentence] if member else []
         facts += [f"campaign {campaign}"] if campaign else []
         return {
-            "title": f"Site {self.name}", "state": state, "words": WORDS[state], "since": doing.get("since"),
+            "title": f"Site {self.name}", "state": state, "words": words, "since": doing.get("since"),
             "facts": facts, "warnings": [] if member else [sentence],
         }  # fmt: skip
 
@@ -173,7 +174,7 @@ class Audit:
             self.tasks.append({**task, "site": owner, "end": moment, "asks": 1, "up": 0, "failed": 1})
         if way in ("in", "out") and bytes_:
             sender, receiver = ("server", owner) if way == "in" else (owner, "server")
-            key = (sender, receiver, f"{line.get('what')} ({PHASES.get(purpose, purpose)})")
+            key = (sender, receiver, f"{line.get('what')} ({PHASES.get(purpose, 'roll call')})")
             found = self._traffic.setdefault(
                 key, {"from": sender, "to": receiver, "what": key[2], "bytes": 0, "messages": 0}
             )

@@ -6,7 +6,8 @@ const EVERY_MS = 1000, HIDDEN_MS = 5000, PATIENCE_MS = 15000, SHOWN = 500, KEPT 
 const LEVELS = { progress: 0, info: 1, warning: 2, error: 3 };
 const TONES = { running: "work", stopping: "work", done: "good", stopped: "bad", interrupted: "bad" };
 const MODES = { idle: "waits", asked: "is asked", working: "works", away: "away", off: "" };
-const at = { run: "", since: 0, paused: false, lost: 0, offset: 0, said: 0, busy: false, hurry: false };
+const at = { run: "", since: 0, paused: false, lost: 0, offset: 0, said: 0, busy: false, hurry: false,
+  chose: false };
 let curves = new Map(), lines = [], head = {}, cards = [], where = null, scale = null, timer = 0;
 
 history.replaceState(null, "", location.pathname);  // the secret is in a cookie from here on
@@ -224,6 +225,11 @@ function controls() {
   put($("no-curves"), some ? "" : "There are no curves yet. Those of a real campaign's sources stay at their hospitals; "
     + "a target's come with each row that is over, where its policy lets them go.");
   if (!some) return;
+  if (!at.chose) {  // until somebody chooses: the first kind that there is, as a coordinator has validations only
+    const kinds = [...document.querySelectorAll("input[name=kind]")];
+    const there = kinds.find((box) => [...curves.values()].some((curve) => curve.points[box.value].length));
+    if (there) there.checked = true;
+  }
   const runs = [...new Set([...curves.values()].sort((a, b) => b.time - a.time).map((curve) => curve.run))];
   const which = $("which"), chosen = which.value || "latest";
   const wanted = [["latest", "the last of each site"], ["all", "all"], ...runs.map((run) => [`=${run}`, run])];
@@ -307,7 +313,7 @@ $("chart").addEventListener("pointermove", (event) => {
 });
 $("chart").addEventListener("pointerleave", () => read(null));
 for (const box of document.querySelectorAll("input[name=kind]"))
-  box.addEventListener("change", () => { read(null); drawCurves(); });
+  box.addEventListener("change", () => { at.chose = true; read(null); drawCurves(); });
 for (const name of ["which", "log-scale"]) $(name).addEventListener("change", () => { read(null); drawCurves(); });
 addEventListener("resize", () => { if (!$("some-curves").hidden) drawCurves(); });
 

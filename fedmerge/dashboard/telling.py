@@ -42,16 +42,17 @@ def bar(progress: Facts | None, now: float) -> dict[str, Any] | None:
 
     Args:
         progress: `what`, `done`, `total`, and perhaps `began` and `from`: when it was first told of, and how far it
-            was then.
+            was then; and `at`: when it was last told of.
         now: seconds since 1970.
     """
     if not progress or not progress.get("total"):
         return None
     done, total = progress["done"], progress["total"]
     told: dict[str, Any] = {"what": str(progress["what"]), "done": done, "total": total, "left_s": None}
-    passed, made = now - progress.get("began", now), done - progress.get("from", done)
+    heard = progress.get("at", now)
+    passed, made = heard - progress.get("began", heard), done - progress.get("from", done)
     if passed >= SOONEST_S and made > 0:
-        told["left_s"] = round((total - done) * passed / made)
+        told["left_s"] = max(0, round((total - done) * passed / made - (now - heard)))
     return told
 
 
@@ -101,17 +102,30 @@ def waits(sites: Iterable[Facts]) -> str:
     parts = []
     for site in sites:
         if site["state"] in ("away", "working", "asked"):
-            bar = site["progress"] if site["state"] == "working" else None
-            left = f", about {lasting(bar['left_s'])} left" if bar and bar["left_s"] else ""
-            far = f" ({bar['what']} {bar['done']} of {bar['total']}{left})" if bar else ""
-            parts.append(f"{site['name']}, which {site['words']}{far}")
+            parts.append(f"{site['name']}, which {site['words']}{far(site)}")
     return f"Waits for {'; '.join(parts)}." if parts else ""
 
 
-class Drawing:
-    """The timeline so far; drawn anew when there is something to be seen."""
+def far(site: Facts) -> str:
+    """How far a site is, in brackets; empty where that is not known.
 
-    def __init__(self) -> None:
+    Args:
+        site: its card.
+    """
+    at = site["progress"] if site["state"] == "working" else None
+    left = f", about {lasting(at['left_s'])} left" if at and at["left_s"] else ""
+    return f" ({at['what']} {at['done']} of {at['total']}{left})" if at else ""
+
+
+class Drawing:
+    """The timeline so far; drawn anew when there is something to be seen.
+
+    Args:
+        clock: whose clock told the times.
+    """
+
+    def __init__(self, clock: str = "the server") -> None:
+        self._clock = clock
         self._key: tuple[Any, ...] = ()
         self._at = 0.0
         self._drawn: dict[str, str] = {}
@@ -132,12 +146,12 @@ class Drawing:
         last = max((line["end"] for line in lines), default=0.0)
         key = (len(lines), last, *((u["site"], u["begin"]) for u in under), *roles)
         if key != self._key or not self._drawn or (under and not 0 <= now - self._at < pixel):
-            self._key, self._at, self._drawn = key, now, _drawn(lines, under, now, roles)
+            self._key, self._at, self._drawn = key, now, _drawn(lines, under, now, roles, self._clock)
         return self._drawn
 
 
 def _drawn(
-    lines: Sequence[dict[str, Any]], under: Sequence[Facts], now: float, roles: Mapping[str, str]
+    lines: Sequence[dict[str, Any]], under: Sequence[Facts], now: float, roles: Mapping[str, str], clock: str
 ) -> dict[str, str]:
     begun = [{"asks": 1, "up": 0, "failed": 0, **u, "end": max(now, u["begin"]), "open": True} for u in under]
     shown = [*lines[-MOST_LINES:], *begun]
@@ -146,7 +160,7 @@ def _drawn(
     told: Any = {"timeline": shown, "sites": [{"name": name, "role": role} for name, role in roles.items()]}
     recent = {**told, "timeline": shown[-MOST_TIMES:]}
     left_out = f"The first {len(lines) - MOST_LINES} tasks are not drawn." if len(lines) > MOST_LINES else ""
-    return {"drawing": timeline.draw(told), "table": timeline.table(recent), "left_out": left_out}
+    return {"drawing": timeline.draw(told, clock), "table": timeline.table(recent), "left_out": left_out}
 
 
 def traffic(lines: Iterable[Facts]) -> str:

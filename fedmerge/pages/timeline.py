@@ -30,8 +30,13 @@ class Stretch:
     scale: float
 
 
-def draw(results: "Results") -> str:
-    """The drawing and its key; a sentence where no times were recorded."""
+def draw(results: "Results", clock: str = "the server") -> str:
+    """The drawing and its key; a sentence where no times were recorded.
+
+    Args:
+        results: of a run, or of its part so far.
+        clock: whose clock told the times.
+    """
     lines = [line for line in results.get("timeline", []) if line["end"] >= line["begin"]]
     if not lines:
         return "<p>This run recorded no times: it was made by an older version, or these results lack them.</p>"
@@ -46,7 +51,7 @@ def draw(results: "Results") -> str:
         body.append(_lane(name, roles.get(name, ""), own, stretches, TOP + LANE * i))
     title = "Timeline of the campaign: what each site was asked, and when"
     svg = f'<svg class="timeline" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">{"".join(body)}</svg>'
-    return markup.wide(svg, "timeline", " figure") + _key(lines)
+    return markup.wide(svg, "timeline", " figure") + _key(lines, clock)
 
 
 def stretch(lines: Sequence[dict[str, Any]]) -> list[Stretch]:
@@ -134,7 +139,7 @@ def _lane(name: str, role: str, lines: Sequence[dict[str, Any]], stretches: Sequ
     return "".join(parts)
 
 
-def _key(lines: Sequence[dict[str, Any]]) -> str:
+def _key(lines: Sequence[dict[str, Any]], clock: str) -> str:
     kinds: dict[str, str] = {}
     for line in lines:
         kinds.setdefault(colours.phase(line["what"]), NAMES.get(line["what"], line["what"]))
@@ -146,7 +151,8 @@ def _key(lines: Sequence[dict[str, Any]]) -> str:
     )
     return (
         f'<ul class="key">{marks}</ul><p class="quiet">In all {lasting(whole)}. ↓ is what went to the site, ↑ what '
-        "came back. A bar runs from the first message to the answer, by the server's clock; transfer is part of it.</p>"
+        f"came back. A bar runs from the first message to the answer, by {escape(clock)}'s clock; transfer is part of "
+        "it.</p>"
     )
 
 
