@@ -25,6 +25,12 @@ def path(work: Path) -> Path:
     return work / "doing.json"
 
 
+def forget(work: Path) -> None:
+    """The site is at nothing: whoever was at something was killed."""
+    with contextlib.suppress(OSError):
+        path(work).unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def told(work: Path, kind: str, campaign: str, wall: Callable[[], float] = time.time) -> Iterator[None]:
     """Say, while the block runs, that the site is at a task, and how far it is.

@@ -131,7 +131,7 @@ def test_a_hospital_sees_what_came_what_left_and_what_was_refused(hospital):
     """From its own audit log: a bar for the task, bytes both ways, and the reason of the refusal."""
     with dashboards.serve(hospital.folder) as there:
         found = pieces(there)
-    assert (found["head"]["title"], found["head"]["state"]) == ("Site north", "interrupted")
+    assert (found["head"]["title"], found["head"]["state"]) == ("Site north", "down")
     assert "scores" not in found
     assert "is not allowed here" in found["left"]
     assert "figures: case counts" in found["left"]
@@ -150,6 +150,7 @@ def test_a_hospital_sees_its_training_while_its_agent_runs(hospital):
     (work / "checkpoints/k.safetensors").touch()
     with (work / "site.log").open("a") as file:
         file.write("2026-01-01 10:00:00,000 ERROR [0123abcd] case_2.nii.gz holds NaN\n")
+    doing.path(work).write_text('{"kind": "train.contribute", "progress": null}')  # of an agent that was killed
     with agents.in_thread(hospital), dashboards.serve(hospital.folder) as there:
         assert pieces(there)["head"]["state"] == "waiting"
         with doing.told(work, "train.contribute", "small"):

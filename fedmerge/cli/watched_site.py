@@ -1,5 +1,6 @@
 """A hospital's home as the dashboard shows it at the hospital: what its agent does, what came, left and was refused."""
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ PHASES = {
 }
 WORDS = {
     "waiting": "Nothing is asked of this site at the moment.",
-    "interrupted": "The agent is not running: fedmerge site up starts it.",
+    "down": "The agent is not running: fedmerge site up starts it.",
 }
 
 
@@ -58,7 +59,7 @@ class Site:
         """All pieces as they are now."""
         self._audit.look()
         doing, up = self._doing.now(), self._up()
-        state = "interrupted" if not up else "running" if doing.get("kind") else "waiting"
+        state = "down" if not up else "running" if doing.get("kind") else "waiting"
         card = self._card(state, doing, now)
         under = [{"site": self.name, **task} for task in self._audit.open.values()] if state == "running" else []
         return {
@@ -86,7 +87,8 @@ class Site:
         facts = [sentence] if member else []
         facts += [f"campaign {campaign}"] if campaign else []
         return {
-            "title": f"Site {self.name}", "state": state, "words": words, "since": doing.get("since"),
+            "title": f"Site {self.name}", "state": state, "words": words,
+            "since": None if state == "down" else doing.get("since"),
             "facts": facts, "warnings": [] if member else [sentence],
         }  # fmt: skip
 
@@ -108,18 +110,16 @@ class Site:
 
     def _card(self, state: str, doing: Mapping[str, Any], now: float) -> dict[str, Any]:
         words, progress = "waits for a task", None
-        if state == "interrupted":
+        if state == "down":
             words = "its agent is not running"
         elif state == "running":
             words, progress = telling.doing(str(doing["kind"])), telling.bar(doing.get("progress"), now)
         kept = {"checkpoints": "last checkpoint", "contributions": "last contribution"}
-        notes = []
-        for folder, what in kept.items():
-            times = [path.stat().st_mtime for path in (self._work / folder).glob("*.safetensors")]
-            notes += [f"{what} {lasting(now - max(times))} ago"] if times else []
+        times = {what: _newest(self._work / folder) for folder, what in kept.items()}
+        notes = [f"{what} {lasting(now - moment)} ago" for what, moment in times.items() if moment]
         sums = {key: sum(line["bytes"] for line in self._audit.traffic() if line["from"] == who)
                 for key, who in (("sent", "server"), ("received", self.name))}  # fmt: skip
-        known = {"working": "working", "running": "working", "waiting": "idle", "interrupted": "off"}
+        known = {"running": "working", "waiting": "idle", "down": "off"}
         return telling.card(
             self.name, self.role, known[state], words, progress=progress, notes=notes, since=doing.get("since"), **sums
         )
@@ -199,6 +199,15 @@ class Audit:
             heading = ["when", "", "what", "why", "campaign", "size"]
             self._drawn = markup.table(heading, rows, left=5, name="what left and what was refused") if rows else ""
         return self._drawn
+
+
+def _newest(folder: Path) -> float:
+    """When the last model in a folder was written; 0: there is none."""
+    times = [0.0]
+    for path in folder.glob("*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):  # it was replaced meanwhile
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _seconds(text: str) -> float:

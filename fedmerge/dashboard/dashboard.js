@@ -4,7 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const EVERY_MS = 1000, HIDDEN_MS = 5000, PATIENCE_MS = 15000, SHOWN = 500, KEPT = 2000;
 const LEVELS = { progress: 0, info: 1, warning: 2, error: 3 };
-const TONES = { running: "work", stopping: "work", done: "good", stopped: "bad", interrupted: "bad" };
+const TONES = { running: "work", stopping: "work", done: "good", stopped: "bad", interrupted: "bad", down: "bad" };
 const MODES = { idle: "waits", asked: "is asked", working: "works", away: "away", off: "" };
 const at = { run: "", since: 0, paused: false, lost: 0, offset: 0, said: 0, busy: false, hurry: false,
   chose: false };
@@ -200,7 +200,8 @@ function replace(box, html, grows = false) {  // where it was scrolled to, and w
 function nothing(text) { return `<p class="quiet">${text}</p>`; }
 
 function showTimeline(piece) {
-  replace($("drawing"), piece.drawing || nothing("No site was asked anything yet."), true);
+  replace($("drawing"), piece.drawing || nothing("No site was asked anything yet."),
+    piece.drawing.includes('class="open"'));
   replace($("times-table"), piece.table);
   $("times").hidden = !piece.table;
   put($("left-out"), piece.left_out);
