@@ -297,7 +297,7 @@ def test_a_run_is_seen_from_before_it_begins_to_its_end(tmp_path):
 
 def test_results_alone_are_a_run_too(tmp_path):
     """A folder that an older version left, or that was copied without the server's part; its names are markup."""
-    out = made_run.write(tmp_path / "run", methods=("none", "t-imm"), odd=ODD)
+    out = made_run.write(tmp_path / "run", cases=1, methods=("none", "t-imm"), odd=ODD)
     with dashboards.serve(out) as there:
         found = dashboards.state(there)["pieces"]
     assert found["head"]["state"] == "done"

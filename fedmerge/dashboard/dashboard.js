@@ -283,14 +283,14 @@ function drawCurves() {
   return shown;
 }
 
-function read(step) {
+function read(step, aloud = false) {
   const shown = shownCurves(), steps = [...new Set(shown.flatMap((curve) => curve.points.map((point) => point[0])))];
   if (!steps.length) return;
   steps.sort((a, b) => a - b);
   where = step === null ? null : steps.reduce((best, s) => Math.abs(s - step) < Math.abs(best - step) ? s : best);
-  const values = where === null ? [] : shown.map((curve) => [curve, chart.at(curve.points, where)]);
+  const values = where === null || !aloud ? [] : shown.map((curve) => [curve, chart.at(curve.points, where)]);
   const told = values.filter(([, point]) => point).map(([curve, point]) => `${curve.name} ${chart.number(point[1])}`);
-  put($("reading"), where === null ? "" : `At step ${where}: ${told.slice(0, 6).join("; ")}`);
+  put($("reading"), !values.length ? "" : `At step ${where}: ${told.slice(0, 6).join("; ")}`);
   drawCurves();
 }
 
@@ -299,7 +299,7 @@ function move(by) {
   steps.sort((a, b) => a - b);
   if (!steps.length) return;
   const here = where === null ? steps.length - 1 : steps.findIndex((step) => step >= where);
-  read(steps[Math.min(steps.length - 1, Math.max(0, here + by))]);
+  read(steps[Math.min(steps.length - 1, Math.max(0, here + by))], true);
 }
 
 $("chart").addEventListener("keydown", (event) => {

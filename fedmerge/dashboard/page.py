@@ -81,7 +81,7 @@ def _curves() -> str:
         '<fieldset class="control"><legend>Scale</legend><span class="row"><label>'
         '<input type="checkbox" id="log-scale">logarithmic</label></span></fieldset></div>'
         '<div id="chart" tabindex="0" role="group" aria-describedby="how-to-read"></div>'
-        '<p id="reading" role="status"></p><ul id="legend" class="key"></ul>'
+        '<p id="reading" class="unseen" role="status"></p><ul id="legend" class="key"></ul>'
         '<p id="how-to-read" class="quiet">Point at the drawing, or move along it with the arrow keys, to read values '
         "off; Escape shows the last ones again.</p></div>"
     )
