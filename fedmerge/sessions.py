@@ -99,14 +99,17 @@ def _lock(state_file: Path) -> Path:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds this file locked, without a lock of one's own that could be in its way."""
+    """Whether a process holds this file locked (flock), without a lock of one's own that could be in its way.
+
+    The kernel lists locks by device and inode. Some file systems call their device otherwise there than `stat` does, so
+    the inode decides.
+    """
     try:
-        facts = path.stat()
-        held = Path("/proc/locks").read_text(encoding="utf-8")
+        inode, held = str(path.stat().st_ino), Path("/proc/locks").read_text(encoding="utf-8")
     except OSError:
         return False
-    place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
-    return any(place in line.split() for line in held.splitlines())
+    locks = (line.split() for line in held.splitlines())  # 1: FLOCK ADVISORY WRITE 4711 fd:01:262147 0 EOF
+    return any(lock[1] == "FLOCK" and lock[-3].rpartition(":")[2] == inode for lock in locks)
 
 
 @contextlib.contextmanager

@@ -240,7 +240,10 @@ class Exchange:
         asked: dict[str, str] = {}
         for under in self._under:
             asked.setdefault(under.ask.site, under.ask.kind)
-        begun = [spans.begun(one.ask, one.taken, one.down) for one in self._under if one.begun]
+
+        def begun() -> list[dict[str, Any]]:
+            return [spans.begun(one.ask, one.taken, one.down) for one in self._under if one.begun]
+
         self.progress.write(
             self.sites, self.presence, asked, self.traffic, at_last=at_last, timeline=self.timeline, under=begun
         )

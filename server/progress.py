@@ -68,7 +68,7 @@ class Progress:
         *,
         at_last: bool = False,
         timeline: Sequence[dict[str, Any]] = (),
-        under: Sequence[dict[str, Any]] = (),
+        under: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         """Write the file anew, when it is time.
 
@@ -79,7 +79,7 @@ class Progress:
             traffic: the exchange's table.
             at_last: whether nothing comes after this for a while.
             timeline: the lines of the asks that are over.
-            under: those of the asks under way.
+            under: gives those of the asks under way.
         """
         now = self._wall()
         if self.path is None or (not at_last and 0 <= now - self._written < EVERY_S):
@@ -102,7 +102,7 @@ class Progress:
             }
         _write(
             self.path,
-            {"time": now, **self.facts, "sites": table, "traffic": list(traffic), "under": list(under)},
+            {"time": now, **self.facts, "sites": table, "traffic": list(traffic), "under": under()},
         )
         last = max((line["end"] for line in timeline), default=0.0)
         if last != self._last:

@@ -41,7 +41,7 @@ def begun(out, now, sites=("north", "harbour"), asked=None, told=None, **facts):
     there.troubled("south", "its node is not connected", now - 400)
     traffic = [{"from": "server", "to": sites[0], "what": "contribution", "bytes": 1500, "messages": 2}]
     under = [{"site": s, "what": "contribution", "about": "", "begin": now - 60, "down": 9} for s in asked or {}]
-    progress.write(sites, there, asked or {}, traffic, at_last=True, under=under)
+    progress.write(sites, there, asked or {}, traffic, at_last=True, under=lambda: under)
 
 
 # files

@@ -1,5 +1,6 @@
 """The dashboard in a real browser, beside a simulation that runs: every control, by mouse and by keys."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from small import campaign, hospitals
 from test_dashboard import ODD, Here, begun
 from test_runs import PLAN
 
+from fedmerge import results
 from fedmerge.records import Record
 from fedmerge.trust import keys
 from server import runs, verdict
@@ -125,6 +127,18 @@ def test_a_simulation_is_followed_from_before_it_begins_to_its_end(run):
     assert seen["said"] == "Campaign small is now done"
 
 
+def test_what_was_written_meanwhile_is_what_the_results_have(run):
+    """The rows that were over, stage by stage, without single cases; and the timeline."""
+    out, _ = run
+    found = results.read(out)
+    lines = [json.loads(line) for line in (out / "server/rows.jsonl").read_text().splitlines()]
+    key = ("method", "seed", "chain", "target", "target_cases", "stage", "status", "error", "target_steps", "curve")
+    told = [[*(line[name] for name in key), line["score"]] for line in lines]
+    assert told == [[*(row[name] for name in key), row["dice"]] for row in found["rows"]]
+    assert lines[0].keys() == {*key, "score", "time"}
+    assert json.loads((out / "server/timeline.json").read_text())["lines"] == found["timeline"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_is_readable_at_any_width_by_day_and_by_night(chromium, run, width, scheme):
@@ -139,6 +153,8 @@ def test_the_page_is_readable_at_any_width_by_day_and_by_night(chromium, run, wi
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
         assert page.evaluate(CONTRAST) == []
+        page.evaluate("document.documentElement.style.setProperty('--grey', 'rgb(128, 128, 128)')")
+        assert page.evaluate(CONTRAST) != []  # such a grey stands out from neither ground
     assert complaints == []
 
 

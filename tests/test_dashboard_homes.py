@@ -1,5 +1,6 @@
 """The dashboard of a server's home, and of a hospital's own: what each may see, from files that real programs wrote."""
 
+import fcntl
 import json
 import time
 
@@ -166,6 +167,18 @@ def test_a_hospital_sees_its_training_while_its_agent_runs(hospital):
         assert found["curve/curves/k.jsonl"]["points"]["loss"] == [[10, 1.0]]
         assert any("case_2.nii.gz holds NaN" in message["text"] for message in told["messages"])
         assert pieces(there)["head"]["state"] == "waiting"
+
+
+def test_a_lock_is_seen_without_taking_it(tmp_path):
+    """While it is held, and not before or afterwards."""
+    path = tmp_path / "lock"
+    assert not sessions.is_locked(path)
+    path.touch()
+    assert not sessions.is_locked(path)
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert sessions.is_locked(path)
+    assert not sessions.is_locked(path)
 
 
 def test_looking_changes_nothing(hospital):
