@@ -98,6 +98,20 @@ def _lock(state_file: Path) -> Path:
     return state_file.with_suffix(".lock")
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds this file locked (flock), without a lock of one's own that could be in its way.
+
+    The kernel lists locks by device and inode. Some file systems call their device otherwise there than `stat` does, so
+    the inode decides.
+    """
+    try:
+        inode, held = str(path.stat().st_ino), Path("/proc/locks").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    locks = (line.split() for line in held.splitlines())  # 1: FLOCK ADVISORY WRITE 4711 fd:01:262147 0 EOF
+    return any(lock[1] == "FLOCK" and lock[-3].rpartition(":")[2] == inode for lock in locks)
+
+
 @contextlib.contextmanager
 def alone(state_file: Path, wait_s: float = 1.0) -> Iterator[None]:
     """Be the only supervisor of a state file while the block runs.

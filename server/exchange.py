@@ -240,7 +240,13 @@ class Exchange:
         asked: dict[str, str] = {}
         for under in self._under:
             asked.setdefault(under.ask.site, under.ask.kind)
-        self.progress.write(self.sites, self.presence, asked, self.traffic, at_last=at_last)
+
+        def begun() -> list[dict[str, Any]]:
+            return [spans.begun(one.ask, one.taken, one.down) for one in self._under if one.begun]
+
+        self.progress.write(
+            self.sites, self.presence, asked, self.traffic, at_last=at_last, timeline=self.timeline, under=begun
+        )
 
     def _write_down(self, ask: Ask, word: str, task: dict[str, Any], payload: Payload, head: str = "") -> None:
         """The lines of an ask, or of an answer, in the audit log."""

@@ -10,7 +10,7 @@ from typing import Any
 from fedmerge import acceptance, fusion, measures, params, tasks, whole, wire
 from fedmerge.errors import NetError, Refused
 from fedmerge.fusion import recipe
-from server import adaptation, choosing, grouping, leaving, merging, sealing
+from server import adaptation, choosing, grouping, leaving, merging, sealing, sofar
 from server.adaptation import Place
 from server.exchange import Answer, Ask, Conversation, Part
 from server.ground import Ground
@@ -151,11 +151,13 @@ def row(ground: Ground, place: Place, outcomes: list[Outcome], waiting: dict[Pla
     except choosing.Wanted as wanted:
         outcomes.remove(outcome)
         waiting[place] = wanted.way
+        return
     except Refused as error:
         log.warning("%s: %s", place.label, error)
         outcome.stages.append(
             stage(ground, place, "fine-tuned", None, [], 0, 0.0) | {"status": "failed", "error": str(error)}
         )
+    sofar.note(ground.store, outcome)
 
 
 def _choose(ground: Ground, place: Place, outcome: Outcome) -> Conversation:

@@ -35,6 +35,17 @@ def add(timeline: list[dict[str, Any]], ask: Ask, times: tuple[float, float], do
     })  # fmt: skip
 
 
+def begun(ask: Ask, begin: float, down: int) -> dict[str, Any]:
+    """What is known of an ask under way.
+
+    Args:
+        ask: it.
+        begin: when it left for the site, in seconds since 1970.
+        down: bytes to the site.
+    """
+    return {"site": ask.site, "what": ask.what, "about": _about(ask.task), "begin": begin, "down": down}
+
+
 def size(task: dict[str, Any], payload: Payload) -> int:
     """Bytes of a task or an answer, and of what goes with it."""
     return len(json.dumps(task).encode()) + sum(map(parts.length, payload.values()))

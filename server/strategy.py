@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedmerge import campaign, fusion, parts, tasks
 from fedmerge.errors import ConfigError
 from fedmerge.trust.roster import Roster
-from server import choosing, feasible, forgetting, grouping, holding, rounds, rows, training
+from server import choosing, feasible, forgetting, grouping, holding, rounds, rows, sofar, training
 from server.adaptation import Place
 from server.exchange import Conversation, Exchange
 from server.ground import Ground, lay
@@ -92,6 +92,7 @@ class FedMerge(Strategy):
         exchange = self._exchange(grid, timeout or self.plan.timeout_s)
         for kept, name in ((exchange.traffic, "traffic"), (exchange.timeline, "timeline")):
             kept.extend((self.store.phase(name) or {"lines": []})["lines"])
+        sofar.begin(self.store)
         try:
             ground = self._roll_call(exchange)
             self.places(ground)  # impossible rows are told before anything is trained
@@ -116,8 +117,15 @@ class FedMerge(Strategy):
             wait_s=0.0 if plan.absent == "stop" else plan.wait_s or timeout_s,
             deployed=deployed,
             witness=self.witness,
-            progress=Progress(folder / "progress.json"),
+            progress=Progress(folder / "progress.json", facts=self._facts()),
         )
+
+    def _facts(self) -> dict[str, Any]:
+        """Of the campaign, for those who watch."""
+        plan = self.plan
+        roles = dict.fromkeys(plan.sources, "source") | dict.fromkeys(plan.targets, "target")
+        rows = len(plan.targets) * len(self.chains) * len(self.seeds) * len(self.methods)
+        return {"campaign": plan.name, "trust": plan.trust, "measure": plan.measure.name, "roles": roles, "rows": rows}
 
     def _roll_call(self, exchange: Exchange) -> Ground:
         plan = self.plan

@@ -27,7 +27,7 @@ from fedmerge.errors import ConfigError, FedmergeError, Refused
 from fedmerge.transport import Letter
 from fedmerge.trust import audit, keys
 from fedmerge.trust.refusals import Refusals
-from sites import bundle, client, config, parts, walls
+from sites import bundle, client, config, doing, parts, walls
 from sites import home as homes
 from sites.client import Away, Failed
 from sites.home import Paths
@@ -92,6 +92,7 @@ class Agent:
         self._gate = threading.Semaphore(AT_ONCE)
         self._stop = threading.Event()
         parts.sweep(site)
+        doing.forget(site.work)
 
     def _read(self, path: Path) -> Site:
         """The site of its file; that the file has changed is a line of the log, with the digest of what it is now."""

@@ -6,7 +6,8 @@ Nobody else reads them. `fedmerge tensorboard` and `fedmerge mlflow` draw them w
 import json
 import time
 
-from fedmerge.records import Record
+from fedmerge import schedules
+from fedmerge.records import Record, Settings
 from sites.records import Site
 
 
@@ -25,3 +26,20 @@ def keep(site: Site, key: str, run: str, record: Record) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def point(site: Site, key: str, run: str, settings: Settings, at: tuple[int, float]) -> None:
+    """Write down a validation beside which there is no record of the loss.
+
+    Args:
+        site: as for `keep`.
+        key: as for `keep`.
+        run: as for `keep`.
+        settings: of the training.
+        at: (step, score).
+    """
+    step, score = at
+    factor = schedules.factor(
+        settings.schedule, step, max(1, settings.steps), final=settings.final, cycles=settings.cycles
+    )
+    keep(site, key, run, Record(step, None, settings.lr * factor, score, 0.0))

@@ -25,7 +25,7 @@ from fedmerge.privacy.header import Header
 from fedmerge.transport import KINDS, Letter
 from fedmerge.trust import audit
 from fedmerge.trust.refusals import Refusals
-from sites import admission, inbound, jobs, masks, opening, room, sealing, source, sums, target
+from sites import admission, doing, inbound, jobs, masks, opening, room, sealing, source, sums, target
 from sites import parts as files
 from sites.client import Away, Failed
 from sites.inbound import Declined
@@ -134,7 +134,7 @@ class Service:
 
         def work() -> Done:
             torch.set_num_threads(_threads(task))
-            with devices.using(site.hardware):
+            with devices.using(site.hardware), doing.told(site.work, kind, _campaign(letter)):
                 done = Done(site.policy, *self._do(site, action, letter, payload))
             for path in there.values():
                 path.unlink(missing_ok=True)
@@ -248,13 +248,17 @@ class Service:
     ) -> None:
         if self._log is None:
             return
-        row = letter.task.get("row")
-        facts = row if isinstance(row, dict) else letter.task
         self._log.append(
             way, what, purpose, size, f"sha256:{digest}" if digest else "", audit.SERVER,
-            peer_head=letter.head, reason=reason,
-            campaign=str(facts.get("campaign") or letter.note.get("campaign") or ""),
+            peer_head=letter.head, reason=reason, campaign=_campaign(letter),
         )  # fmt: skip
+
+
+def _campaign(letter: Letter) -> str:
+    """The campaign that a letter says that it belongs to."""
+    row = letter.task.get("row")
+    facts = row if isinstance(row, dict) else letter.task
+    return str(facts.get("campaign") or letter.note.get("campaign") or "")
 
 
 def site_log(site: Site) -> logging.Logger:

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from fedmerge import params, parts, tasks, training, whole, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import fitting
 from fedmerge.params import Params
-from sites import finishing, keeping, leaving, near, outbound, vouched
+from sites import curves, finishing, keeping, leaving, near, outbound, vouched
 from sites.bench import Bench, card
 from sites.config import Site
 from sites.inbound import Declined
@@ -68,7 +70,9 @@ def _digest(data: bytes | Path) -> str:
         return ""
 
 
-def adaptation(bench: Bench, *, fits: bool = True) -> training.Run:
+def adaptation(
+    bench: Bench, *, fits: bool = True, told: Callable[[training.Record], None] | None = None
+) -> training.Run:
     """The target's own parameters S train; where ratios are fitted, the merged weights have gradients too."""
     assert bench.row.adapt is not None  # noqa: S101 - the server sends this task to rows with an adaptation only
     settings = training.Settings(**bench.row.adapt)
@@ -82,6 +86,7 @@ def adaptation(bench: Bench, *, fits: bool = True) -> training.Run:
         rates={n: settings.lr for n, _ in bench.net.named_parameters() if n not in fixed},
         loss=bench.row.net.task.loss(),
         watch=bench.row.net.fusable if fits and bench.method.fits else (),
+        progress=told,
     )
 
 
@@ -96,6 +101,11 @@ def _gradient(net: nn.Module, names: tuple[str, ...]) -> Params:
     return {n: own[n].grad.detach() for n in names}  # type: ignore[union-attr]  # watched: the step made them
 
 
+def run_name(row: tasks.Row) -> str:
+    """What the curves of a row's adaptation are called."""
+    return f"adaptation/{row.campaign}/{row.label}"
+
+
 def adapt(site: Site, task: dict[str, Any]) -> Answer:
     """Near: fit the logits and S (or S alone) on the target's cases, from the last checkpoint where there is one."""
     row = tasks.from_table(tasks.Row, task, "server")
@@ -105,15 +115,27 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
         return outbound.answer(site, told), _logits(row, folder)
     bench = Bench(site, row)
     start = bench.score()
-    run = adaptation(bench)
     settings: dict[str, Any] = row.adapt or {}
+    seen: dict[int, float] = {}
+
+    def keep_record(record: training.Record) -> None:
+        curves.keep(site, f"{row.key}-adapt", run_name(row), replace(record, validation=seen.get(record.step)))
+
+    def validate(step: int) -> tasks.Curve:
+        found = bench.point(step)
+        seen.update(found)
+        for at in found:
+            curves.point(site, f"{row.key}-adapt", run_name(row), run.settings, at)
+        return found
+
+    run = adaptation(bench, told=keep_record)
     state, curve, before = near.restore(folder, run)
     began = time.monotonic() - before
 
     def respond(step: int, fused: Params) -> Params:
         params.load(bench.net, fused)
         if _due(settings, step):
-            curve.extend(bench.point(step))
+            curve.extend(validate(step))
         run.advance(step + 1)
         report(site.name, f"adapting {row.label}", step + 1, settings["steps"])
         return _gradient(bench.net, row.net.fusable) if bench.method.fits else {}
@@ -140,7 +162,7 @@ def adapt(site: Site, task: dict[str, Any]) -> Answer:
     if bench.method.fits:  # the last step moved the logits once more
         bench.merge(bench.logits)
     bench.settle()
-    curve += bench.point(settings["steps"])
+    curve += validate(settings["steps"])
     answer = tasks.Adapted(
         curve=curve,
         fused=params.digest(bench.fused),
@@ -183,6 +205,8 @@ def pull(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
         params.load(bench.net, wire.open_params(payload["fused"], site="server"))
     last = step == settings["steps"]
     curve = bench.point(step) if last or _due(settings, step) else []
+    for at in curve:
+        curves.point(site, f"{row.key}-adapt", run_name(row), run.settings, at)
     if last:
         bench.settle()
         whole.write(folder / "adapted.safetensors", wire.params_to_bytes(params.of(bench.net)))

@@ -19,6 +19,7 @@ from fedmerge.cli import (
     bench,
     check,
     consortium,
+    dashboard,
     export,
     fuse,
     import_bundle,
@@ -52,6 +53,7 @@ app = typer.Typer(
 for _command in (
     simulate.simulate,
     report.report,
+    dashboard.dashboard,
     bench.bench,
     check.check,
     phantom.phantom,

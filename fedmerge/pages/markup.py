@@ -7,17 +7,24 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
-from fedmerge.pages import drawn
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).parent
 STYLE = (FOLDER / "page.css").read_text(encoding="utf-8")
 
 
-def document(title: str, body: Iterable[str], *, style: str = "", script: str = "") -> str:
+def policy(script: str = "", *, live: bool = False) -> str:
+    """What a page may do: load nothing, run no other script than `script`; a live one asks where it came from."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    runs = f"'sha256-{digest}'" if script else "'none'"
+    asks = "connect-src 'self'; form-action 'none'; " if live else ""
+    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {runs}; {asks}base-uri 'none'"
+
+
+def document(title: str, body: Iterable[str], *, style: str = "", script: str = "", live: bool = False) -> str:
     """The whole page; its own policy forbids it to load anything, and to run any other script than `script`.
 
     Args:
@@ -25,14 +32,13 @@ def document(title: str, body: Iterable[str], *, style: str = "", script: str = 
         body: parts in HTML; empty ones are left out.
         style: rules after those that all pages have.
         script: JavaScript that runs when the page is there.
+        live: whether the script may ask where the page came from, and nobody else.
     """
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    runs = f"'sha256-{digest}'" if script else "'none'"
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {runs}; base-uri 'none'"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy(script, live=live)}">\n'
+        + ('<link rel="icon" href="data:,">\n' if live else "")
+        + '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>\n{STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
@@ -91,8 +97,10 @@ def wide(body: str, name: str, kind: str = "") -> str:
     return f'<div class="wide{kind}" role="region" tabindex="0" aria-label="{escape(name)}">{body}</div>'
 
 
-def figure(drawing: Figure, name: str) -> str:
+def figure(drawing: "Figure", name: str) -> str:
     """A figure of matplotlib in the page's colours; `name` as for `drawn.svg`."""
+    from fedmerge.pages import drawn  # brings matplotlib, which a page without figures has no use for
+
     return wide(drawn.svg(drawing, name), f"figure {name}", " figure")
 
 

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmerge.pages import colours, markup
-from fedmerge.results import Results
+
+if TYPE_CHECKING:
+    from fedmerge.results import Results
 
 LEFT, RIGHT, LANE, TOP = 96, 18, 46, 26
 WIDTH = 1040
@@ -28,8 +30,13 @@ class Stretch:
     scale: float
 
 
-def draw(results: Results) -> str:
-    """The drawing and its key; a sentence where no times were recorded."""
+def draw(results: "Results", clock: str = "the server") -> str:
+    """The drawing and its key; a sentence where no times were recorded.
+
+    Args:
+        results: of a run, or of its part so far.
+        clock: whose clock told the times.
+    """
     lines = [line for line in results.get("timeline", []) if line["end"] >= line["begin"]]
     if not lines:
         return "<p>This run recorded no times: it was made by an older version, or these results lack them.</p>"
@@ -44,7 +51,7 @@ def draw(results: Results) -> str:
         body.append(_lane(name, roles.get(name, ""), own, stretches, TOP + LANE * i))
     title = "Timeline of the campaign: what each site was asked, and when"
     svg = f'<svg class="timeline" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">{"".join(body)}</svg>'
-    return markup.wide(svg, "timeline", " figure") + _key(lines)
+    return markup.wide(svg, "timeline", " figure") + _key(lines, clock)
 
 
 def stretch(lines: Sequence[dict[str, Any]]) -> list[Stretch]:
@@ -115,7 +122,7 @@ def _lane(name: str, role: str, lines: Sequence[dict[str, Any]], stretches: Sequ
         a, b = place(stretches, line["begin"]), place(stretches, line["end"])
         wide = max(b - a, 1.5)
         words = f"{name}: {told(line)}"
-        failed = ' class="failed"' if line["failed"] == line["asks"] else ""
+        failed = ' class="failed"' if line["failed"] == line["asks"] else ' class="open"' if "open" in line else ""
         parts.append(
             f'<g{failed}><title>{escape(words)}</title><rect x="{a:.1f}" y="{y + 14}" width="{wide:.1f}" height="24" '
             f'rx="2" fill="{colours.phase(line["what"])}"/>'
@@ -132,7 +139,7 @@ def _lane(name: str, role: str, lines: Sequence[dict[str, Any]], stretches: Sequ
     return "".join(parts)
 
 
-def _key(lines: Sequence[dict[str, Any]]) -> str:
+def _key(lines: Sequence[dict[str, Any]], clock: str) -> str:
     kinds: dict[str, str] = {}
     for line in lines:
         kinds.setdefault(colours.phase(line["what"]), NAMES.get(line["what"], line["what"]))
@@ -144,11 +151,12 @@ def _key(lines: Sequence[dict[str, Any]]) -> str:
     )
     return (
         f'<ul class="key">{marks}</ul><p class="quiet">In all {lasting(whole)}. ↓ is what went to the site, ↑ what '
-        "came back. A bar runs from the first message to the answer, by the server's clock; transfer is part of it.</p>"
+        f"came back. A bar runs from the first message to the answer, by {escape(clock)}'s clock; transfer is part of "
+        "it.</p>"
     )
 
 
-def table(results: Results) -> str:
+def table(results: "Results") -> str:
     """The lines of the timeline in words and figures, for those who do not see the drawing."""
     lines = results.get("timeline", [])
     if not lines:
@@ -167,7 +175,7 @@ def table(results: Results) -> str:
 def told(line: dict[str, Any]) -> str:
     """A line in a sentence."""
     about = f" ({line['about']})" if line["about"] else ""
-    asks = f", {line['asks']} messages" if line["asks"] > 1 else ""
+    asks = f", {line['asks']} messages" if line["asks"] > 1 else ", not over yet" if "open" in line else ""
     bad = f", {line['failed']} without a usable answer" if line["failed"] else ""
     return (
         f"{NAMES.get(line['what'], line['what'])}{about}, {lasting(line['end'] - line['begin'])}{asks}{bad}; "
