@@ -15,13 +15,14 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
+WEBGL = {True: ("--use-angle=swiftshader", "--enable-unsafe-swiftshader"), False: ("--disable-3d-apis",)}
 
 
 @contextlib.contextmanager
-def chromium():
-    """The browser; Playwright gives it a profile of its own, which is gone afterwards.
+def chromium(*, webgl=False):
+    """The browser, with WebGL (by the processor) or without; the test is skipped where the machine has none.
 
-    The test is skipped where the machine has none.
+    Playwright gives it a profile of its own, which is gone afterwards.
     """
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
@@ -29,7 +30,7 @@ def chromium():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=list(FLAGS))
+        browser = driver.chromium.launch(executable_path=program, args=[*FLAGS, *WEBGL[webgl]])
         try:
             yield browser
         finally:

@@ -17,17 +17,17 @@ FOLDER = Path(__file__).parent
 STYLE = (FOLDER / "page.css").read_text(encoding="utf-8")
 
 
-def document(title: str, body: Iterable[str], *, style: str = "", script: str = "") -> str:
-    """The whole page; its own policy forbids it to load anything, and to run any other script than `script`.
+def document(title: str, body: Iterable[str], *, style: str = "", scripts: Sequence[str] = ()) -> str:
+    """The whole page; its own policy forbids it to load anything, and to run any other script than `scripts`.
 
     Args:
         title: of the window, not yet escaped.
         body: parts in HTML; empty ones are left out.
         style: rules after those that all pages have.
-        script: JavaScript that runs when the page is there.
+        scripts: JavaScript that runs when the page is there, one after the other.
     """
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    runs = f"'sha256-{digest}'" if script else "'none'"
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    runs = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {runs}; base-uri 'none'"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -37,7 +37,7 @@ def document(title: str, body: Iterable[str], *, style: str = "", script: str = 
         f"<title>{escape(title)}</title>\n<style>\n{STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
         + "\n</main>\n"
-        + (f"<script>{script}</script>\n" if script else "")
+        + "".join(f"<script>{script}</script>\n" for script in scripts)
         + "</body>\n</html>\n"
     )
 
