@@ -38,13 +38,18 @@ def chromium(*, webgl=False):
 
 
 @contextlib.contextmanager
-def opened(browser, path, *, width=1280, scheme="light"):
-    """A page in a window of its own, and what it complains of: console messages, errors, requests for other files."""
+def opened(browser, path, *, width=1280, scheme="light", script=""):
+    """A page in a window of its own, and what it complains of: console messages, errors, requests for other files.
+
+    `script` runs before the page's own.
+    """
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page, complaints = context.new_page(), []
     page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
     page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    if script:
+        page.add_init_script(script)
     address = path.absolute().as_uri()
     asked = []
     page.on("request", lambda request: asked.append(request.url))

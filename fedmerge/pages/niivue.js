@@ -22,11 +22,13 @@ async function niivuePanels(viewer, fallen) {
     const nv = new niivue.Niivue({
       logLevel: "error", loadingText: "", dragAndDropEnabled: false, dragMode: niivue.DRAG_MODE.none,
       dragModePrimary: niivue.DRAG_MODE.crosshair, isForceMouseClickToVoxelCenters: true, doubleTouchTimeout: 0,
-      longTouchTimeout: 2 ** 31 - 1, isRadiologicalConvention: true, sagittalNoseLeft: true,
+      longTouchTimeout: 2 ** 31 - 1, invertScrollDirection: true, isRadiologicalConvention: true, sagittalNoseLeft: true,
       showAllOrientationMarkers: true, isNearestInterpolation: true, multiplanarLayout: niivue.MULTIPLANAR_TYPE.GRID,
       crosshairColor: [1, 1, 1, 0.75], crosshairWidthUnit: "mm", fontColor: [1, 1, 1, 0.9],
     });
     await nv.attachToCanvas(canvas);
+    const above = nv.drawTextAbove.bind(nv);
+    nv.drawTextAbove = ([x, y], ...rest) => above([x, y - nv.fontPx / 2], ...rest);  // else the edge cuts the letter
     const own = { side, sheet, canvas, nv, layer: null, painted: "" };
     nv.onLocationChange = () => moved(own);
     nv.onAzimuthElevationChange = () => turned(own);
@@ -64,9 +66,8 @@ async function niivuePanels(viewer, fallen) {
       const grey = await volume(GREY, state.image, "gray");
       const layer = await volume(COLOURS, new Uint8Array(4 * state.image.length), "gray");
       if (turn !== state.turn) return;
-      while (pane.nv.volumes.length) pane.nv.removeVolume(pane.nv.volumes[0]);
-      pane.nv.addVolume(grey);
-      pane.nv.addVolume(layer);
+      pane.nv.volumes = [grey, layer];   // in place of the last case's
+      pane.nv.setVolume(grey, 0);        // sends both to the card, once
       pane.nv.updateInterpolation(0, true);  // greys are smooth, labels are voxels
       Object.assign(pane, { layer, painted: "" });
     }

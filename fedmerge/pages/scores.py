@@ -109,7 +109,7 @@ def legend(results: Results) -> list[str]:
         "dice": "Student's t interval of the mean over the test cases, each case averaged over the runs",
         "f1": f"percentile bootstrap: the test images are drawn anew {intervals.DRAWS} times",
     }[measure.key]
-    lines = report.legend(results)
+    lines, beside = report.legend(results), measure.beside(results["rows"])
     chains = {row["chain"] for row in results["rows"]}
     more = []
     if len(chains) > 1:
@@ -121,6 +121,7 @@ def legend(results: Results) -> list[str]:
         f"Brackets are 95 % intervals: {kind}. They speak of these trained models and of cases like these, not of "
         "another training, and are not corrected for the number of methods.",
         *lines,
+        *(f"Of {measures.EXTRAS[key]} a lower number is the better one." for key in beside if key in measures.LOWER),
         *more,
         "Methods stand in the campaign's order: nothing is ranked, and nothing is left out.",
     ]

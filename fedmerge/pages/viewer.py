@@ -25,7 +25,7 @@ def scripts(*, niivue: bool) -> tuple[str, ...]:
     """
     names = ("slices.js", *["niivue.js"] * niivue, "viewer.js")
     own = "".join((markup.FOLDER / name).read_text(encoding="utf-8") for name in names)
-    return (*[NIIVUE.read_text(encoding="utf-8")] * niivue, own)
+    return (NIIVUE.read_text(encoding="utf-8"), own) if niivue else (own,)
 
 
 def part(
