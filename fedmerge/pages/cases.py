@@ -124,8 +124,8 @@ def pack(one: Shown, stride: int) -> dict[str, Any]:
         one: the case.
         stride: voxels a side that become one.
     """
-    box = head(one.image, one.truth)
     low, high = np.percentile(one.image, [0.5, 99.5])
+    box = head(one.image, one.truth, high)
     image = _coarser(np.asarray(one.image[box], np.float32), stride)
     grey = np.clip((image - low) / max(high - low, 1e-6) * 255, 0, 255).round().astype(np.uint8)
     labels = {name: found[box][::stride, ::stride, ::stride] for name, found in {"": one.truth, **one.found}.items()}
@@ -147,9 +147,9 @@ def pack(one: Shown, stride: int) -> dict[str, Any]:
     }
 
 
-def head(image: NDArray[Any], truth: NDArray[Any]) -> tuple[slice, slice, slice]:
-    """The box around what is not air, and around every label."""
-    inside = (image > image.min() + DARK * (np.percentile(image, 99.5) - image.min())) | (truth > 0)
+def head(image: NDArray[Any], truth: NDArray[Any], bright: float) -> tuple[slice, slice, slice]:
+    """The box around what is not air beside `bright`, and around every label."""
+    inside = (image > image.min() + DARK * (bright - image.min())) | (truth > 0)
     sides = []
     for axis in range(3):
         found = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
