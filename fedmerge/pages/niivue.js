@@ -5,9 +5,11 @@
 async function niivuePanels(viewer, fallen) {
   const { state } = viewer, TYPES = { axial: 0, coronal: 1, sagittal: 2, all: 3, render: 4 };
   const GREY = [2, 8], COLOURS = [2304, 32];  // NIfTI's data types, and their bits: uint8, RGBA
-  if (!document.createElement("canvas").getContext("webgl2")) throw new Error("the browser offers no WebGL 2");
-  let ready = false, busy = false, shown = "axial";
-  const panes = await Promise.all(["truth", "a", "b"].map(attached)).catch((error) => {
+  const trial = document.createElement("canvas").getContext("webgl2");
+  if (!trial) throw new Error("the browser offers no WebGL 2");
+  trial.getExtension("WEBGL_lose_context")?.loseContext();  // it is freed
+  let panes = [], ready = false, busy = false, gone = false, shown = "axial";
+  panes = await Promise.all(["truth", "a", "b"].map(attached)).catch((error) => {
     for (const sheet of document.querySelectorAll("#viewer .sheet.deep")) sheet.remove();
     throw error;
   });
@@ -38,7 +40,7 @@ async function niivuePanels(viewer, fallen) {
     for (const kind of ["keyup", "dblclick"])
       canvas.addEventListener(kind, (event) => event.stopImmediatePropagation(), true);
     canvas.addEventListener("wheel", (event) => { if (event.ctrlKey) event.stopImmediatePropagation(); }, true);
-    canvas.addEventListener("wheel", () => { if (shown === "render") turned(own); });
+    canvas.addEventListener("wheel", () => { if (!viewer.PLANES[shown]) turned(own); });
     return own;
   }
 
@@ -65,7 +67,7 @@ async function niivuePanels(viewer, fallen) {
     for (const pane of panes) {
       const grey = await volume(GREY, state.image, "gray");
       const layer = await volume(COLOURS, new Uint8Array(4 * state.image.length), "gray");
-      if (turn !== state.turn) return;
+      if (turn !== state.turn || gone) return;
       pane.nv.volumes = [grey, layer];   // in place of the last case's
       pane.nv.setVolume(grey, 0);        // sends both to the card, once
       pane.nv.updateInterpolation(0, true);  // greys are smooth, labels are voxels
@@ -166,9 +168,9 @@ async function niivuePanels(viewer, fallen) {
     pane.nv.setRenderAzimuthElevation(scene.renderAzimuth + right, scene.renderElevation + up);
   }
 
-  function give(why) {
-    if (!panes.some((pane) => pane.sheet.isConnected)) return;
-    ready = false;
+  function give(why) {                 // the panels up, to the slices
+    if (gone) return;
+    [gone, ready] = [true, false];
     for (const pane of panes) {
       pane.nv.cleanup();
       pane.sheet.remove();

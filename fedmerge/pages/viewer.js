@@ -104,7 +104,7 @@ function show(k) {
   choose(k).catch((error) => say(`This case cannot be shown: ${error.message}`));
 }
 
-async function drawBySlices(why) {     // whatever drew before
+function drawBySlices(why) {           // whatever drew before
   panels = slices;
   for (const input of document.querySelectorAll("#viewer .deep input")) {
     if (input.checked) document.querySelector('input[name="viewer-plane"]').checked = true;
@@ -120,7 +120,7 @@ async function begin() {
     try {
       panels = await niivuePanels(viewer, drawBySlices);
     } catch (error) {
-      await drawBySlices(`NiiVue cannot draw here (${error.message}); these are plain slices.`);
+      drawBySlices(`NiiVue cannot draw here (${error.message}); these are plain slices.`);
     }
   }
   show(0);
