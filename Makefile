@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: simulate test slow lint format docs flwr clean
+.PHONY: simulate test slow lint format docs viewer flwr clean
 
 simulate: $(STAMP)
 	$(BIN)/fedmerge simulate --out runs/simulate --resume
@@ -31,6 +31,14 @@ docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
 
+# NiiVue for the page of `fedmerge report`, as package-lock.json pins it: one file and its licences, which a wheel that is
+# built afterwards has in it. It needs node and npm. Without it the page draws slices by itself, and nothing else changes.
+NIIVUE := fedmerge/pages/niivue
+viewer:
+	npm --prefix $(NIIVUE) ci --ignore-scripts
+	node $(NIIVUE)/build.mjs
+	rm -rf $(NIIVUE)/node_modules
+
 # The default campaign through Flower's own runtime, in this folder, with a Flower home of its own.
 flwr: $(STAMP)
 	$(BIN)/python -m server.flower --app . --out runs/flwr
@@ -42,4 +50,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) docs/_build build dist *.egg-info
+	rm -rf $(VENV) docs/_build build dist *.egg-info $(NIIVUE)/built $(NIIVUE)/node_modules

@@ -83,12 +83,17 @@ def _line(target: str, target_cases: int, method: str, rows: Sequence[Row], ever
     )
 
 
-def case_means(rows: Iterable[Row]) -> dict[str, float]:
-    """For each case, the mean over `rows` (runs) of its own number (`measures`); null is left out."""
+def case_means(rows: Iterable[Row], key: str = "") -> dict[str, float]:
+    """For each case, the mean over `rows` (runs) of its own number (`measures`); null is left out.
+
+    Args:
+        rows: of one method.
+        key: of what was measured besides (`measures.EXTRAS`), in place of the case's own number.
+    """
     found: dict[str, list[float]] = {}
     for row in rows:
         for case in row["cases"]:
-            mean = measures.within(row).case(case)
+            mean = evaluation.case_mean(case.get(key, {})) if key else measures.within(row).case(case)
             if mean is not None:
                 found.setdefault(case["case"], []).append(mean)
     return {case: sum(values) / len(values) for case, values in found.items()}

@@ -132,6 +132,7 @@ def _f1_labels(cases: Sequence[Scored]) -> dict[str, Number]:
 
 
 EXTRAS = {"hd95": "HD95 (mm)", "lesion-dice": "lesion-wise Dice"}  # of `shapes`, as readers know them
+LOWER = frozenset({"hd95"})  # of these a lower number is the better one
 
 MEASURES = {
     measure.key: measure

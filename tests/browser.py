@@ -15,13 +15,14 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
+WEBGL = {True: ("--use-angle=swiftshader", "--enable-unsafe-swiftshader"), False: ("--disable-3d-apis",)}
 
 
 @contextlib.contextmanager
-def chromium():
-    """The browser; Playwright gives it a profile of its own, which is gone afterwards.
+def chromium(*, webgl=False):
+    """The browser, with WebGL (by the processor) or without; the test is skipped where the machine has none.
 
-    The test is skipped where the machine has none.
+    Playwright gives it a profile of its own, which is gone afterwards.
     """
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
@@ -29,7 +30,7 @@ def chromium():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=list(FLAGS))
+        browser = driver.chromium.launch(executable_path=program, args=[*FLAGS, *WEBGL[webgl]])
         try:
             yield browser
         finally:
@@ -37,13 +38,18 @@ def chromium():
 
 
 @contextlib.contextmanager
-def opened(browser, path, *, width=1280, scheme="light"):
-    """A page in a window of its own, and what it complains of: console messages, errors, requests for other files."""
+def opened(browser, path, *, width=1280, scheme="light", script=""):
+    """A page in a window of its own, and what it complains of: console messages, errors, requests for other files.
+
+    `script` runs before the page's own.
+    """
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page, complaints = context.new_page(), []
     page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
     page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    if script:
+        page.add_init_script(script)
     address = path.absolute().as_uri()
     asked = []
     page.on("request", lambda request: asked.append(request.url))

@@ -10,7 +10,7 @@ import numpy as np
 import tomli_w
 from made_up import row, stages
 
-from fedmerge import results
+from fedmerge import measures, results
 from fedmerge.pages import net
 from sites import volumes
 
@@ -64,7 +64,16 @@ def made(campaign, ids, labels, sources, methods):
         for stage in stages(method):
             one = row(method, 0, "harbour", stage, level.get(method, 0.75), ease, draw)
             scored = [next(iter(case["dice"].values())) for case in one["cases"]]
-            one["cases"] = [{"case": case, "dice": dict.fromkeys(labels, dice)} for case, dice in zip(ids, scored)]
+            one["cases"] = [
+                {
+                    "case": case,
+                    "dice": dict.fromkeys(labels, dice),
+                    "hd95": dict.fromkeys(labels, 20 * (1 - dice)),
+                    "lesion-dice": dict.fromkeys(labels, dice**2),
+                }
+                for case, dice in zip(ids, scored)
+            ]
+            one |= measures.DICE.numbers(one["cases"])
             rows.append(one)
     whole = {"campaign": campaign, "sites": [{"role": "target", "labels": labels}]}
     layers = [layer.name for layer in net.of(whole)[0] if not layer.name.startswith("heads")]

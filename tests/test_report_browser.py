@@ -1,4 +1,7 @@
-"""The page of a run in a real browser: every control, both colour schemes, two widths, and names that bite."""
+"""The page of a run in a real browser: every control, both colour schemes, two widths, and names that bite.
+
+The panels are our own slices; those of NiiVue have `test_report_niivue.py`.
+"""
 
 import resource
 import subprocess
@@ -9,6 +12,8 @@ import browser
 import made_run
 import pytest
 from commandline import command
+
+from fedmerge.pages import viewer
 
 ODD = "<img src=x onerror=alert(1)>&\"'"
 
@@ -29,7 +34,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(run):
     """Its page."""
-    assert command("report", run) == 0
+    assert command("report", run, "--viewer", "own") == 0
     return run / "report.html"
 
 
@@ -187,7 +192,7 @@ def test_the_annotation_lies_where_the_file_has_it(chromium, tmp_path):
     truth = np.zeros((26, 30, 22), np.uint8)
     truth[2:6, 23:27, 15:19] = 1  # x runs from right to left in the file
     volumes.write(truth, affine, run / "data/labelsTr/case_000.nii.gz")
-    assert command("report", run) == 0
+    assert command("report", run, "--viewer", "own") == 0
     with browser.opened(chromium, run / "report.html") as (found, complaints):
         ready(found)
         found.locator("#viewer-opacity").fill("100")
@@ -201,6 +206,21 @@ def test_the_annotation_lies_where_the_file_has_it(chromium, tmp_path):
     assert complaints == []
     assert mean[2] > 100
     assert mean[:2] == pytest.approx([4 / 26, 5 / 30], abs=0.03)
+
+
+def test_without_webgl_the_page_of_niivue_shows_slices(chromium, monkeypatch, tmp_path):
+    """NiiVue's file is not even looked at, so one that is empty will do here."""
+    empty = tmp_path / "niivue.js"
+    empty.write_text("/* nothing */")
+    monkeypatch.setattr(viewer, "NIIVUE", empty)
+    run = made_run.write(tmp_path / "run", cases=2)
+    assert command("report", run, "--viewer", "niivue") == 0
+    with browser.opened(chromium, run / "report.html") as (found, complaints):
+        ready(found)
+        assert "no WebGL 2" in found.locator("#viewer-by").inner_text()
+        assert found.locator("#viewer .slice canvas:visible").count() == 3
+        assert not found.locator('input[value="render"]').is_visible()
+    assert complaints == []
 
 
 def test_links_at_the_top_lead_to_their_parts(shown):
@@ -217,7 +237,7 @@ def test_ten_sites_and_fifty_cases_make_a_page_in_time_and_of_a_size_that_can_be
     methods = ("none", *(f"transfer:site{k}" for k in range(10)), "mean", "imm-mode", "t-imm")
     run = made_run.write(tmp_path / "run", cases=50, shape=(112, 136, 104), sources=10, methods=methods)
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "fedmerge.cli", "report", run], check=True)
+    subprocess.run([sys.executable, "-m", "fedmerge.cli", "report", run, "--viewer", "own"], check=True)
     took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     size = (run / "report.html").stat().st_size
@@ -230,6 +250,8 @@ def test_ten_sites_and_fifty_cases_make_a_page_in_time_and_of_a_size_that_can_be
     with capsys.disabled():
         told = f"{worked:.1f} s of a processor, {took:.1f} s on this machine; {size / 1e6:.1f} MB"
         print(f"\n{cases} cases shown; {told}; the first case opens in {opening:.1f} s")
+    if viewer.NIIVUE.is_file():
+        size += viewer.NIIVUE.stat().st_size  # which is all that NiiVue adds
     assert worked < 30  # what else the machine does is not counted
     assert size < 30e6
     assert cases == 50

@@ -12,6 +12,7 @@ from made_run import write
 from small import campaign, hospitals
 from test_campaign import run
 
+from fedmerge.pages import viewer
 from sites import config, recalled
 
 
@@ -46,7 +47,7 @@ def test_the_page_of_a_simulation_has_its_test_cases_with_scores(simulated, caps
     assert [one["case"] for one in shown] == sorted(scored, key=lambda case: (scored[case], case))
     for one in shown:
         assert set(one["found"]) == {"none", "t-imm"}
-        assert one["scores"]["t-imm"] == pytest.approx(scored[one["case"]], abs=1e-4)
+        assert one["scores"]["t-imm"]["dice"] == pytest.approx(scored[one["case"]], abs=1e-4)
     assert "it must not leave harbour" in capsys.readouterr().out
     assert "it must not leave harbour" in (out / "report.html").read_text().partition("<nav")[0]
 
@@ -81,6 +82,29 @@ def test_what_is_there_is_kept_unless_it_may_be_replaced(simulated, tmp_path, ca
     assert command("report", simulated[0], "--out", page, "--overwrite", "--no-images") == 0
     assert command("report", tmp_path / "nothing") == 2
     assert command("report", tmp_path) == 2
+
+
+def test_niivue_draws_where_it_was_built_in_and_is_missed_by_name_where_it_was_not(
+    simulated, tmp_path, capsys, monkeypatch
+):
+    """`auto` takes what is there, `own` never NiiVue; asking for what is missing says how it is built."""
+    out, page, file = simulated[0], tmp_path / "page.html", tmp_path / "niivue.js"
+    monkeypatch.setattr(viewer, "NIIVUE", file)
+
+    def made(*how):
+        assert command("report", out, "--out", page, "--overwrite", *how) == 0
+        return page.read_text()
+
+    assert command("report", out, "--out", page, "--viewer", "niivue") == 2
+    assert "make viewer" in capsys.readouterr().err
+    assert not page.exists()
+    without = made()
+    file.write_text("let built = 'in';")
+    assert "let built = 'in';" in made()
+    assert "let built = 'in';" in made("--viewer", "niivue")
+    assert made("--viewer", "own").count("<script>") == without.count("<script>") == 1
+    assert "Drawn by NiiVue" not in without
+    assert "let built" not in made("--no-images")
 
 
 def test_predictions_or_images_that_are_gone_are_told_and_the_page_is_made(tmp_path):

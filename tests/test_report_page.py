@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedmerge import nets, results
+from fedmerge import figures, measures, nets, results
 from fedmerge.comparison import last_stage
 from fedmerge.pages import cases, intervals, layers, markup, net, report, scores, timeline, verdict
 from fedmerge.pages.around import Around, Images
@@ -79,8 +79,6 @@ def test_the_interval_of_f1_is_a_bootstrap_over_whole_images():
         row = {**rows("m", [0.5]), "f1": None, "accuracy": 0.8}
         del row["dice"]
         row["cases"] = [{"case": str(k), "truth": t, "prediction": p} for k, (t, p) in enumerate(zip(truth, said))]
-        from fedmerge import measures
-
         row["f1"] = measures.F1.value(row["cases"])
         return row, intervals.score({(0, 0): row})
 
@@ -165,6 +163,40 @@ def test_the_table_keeps_the_campaigns_order_and_shows_each_interval():
     assert intervals.score(own).text() in text
 
 
+def measured(method, dice, hd95):
+    """A row with HD95 beside Dice."""
+    row = rows(method, dice)
+    row["cases"] = [{**case, "hd95": {"a": mm}} for case, mm in zip(row["cases"], hd95)]
+    return row | measures.DICE.numbers(row["cases"])
+
+
+def test_what_was_measured_beside_dice_has_its_own_column_with_intervals():
+    """HD95 in mm with one digit, by Student's t over the cases that have one; Dice and its column are as without."""
+    dice, hd95 = [0.5, 0.7, 0.6, 0.9], [3.0, 5.0, None, 4.0]
+    made = told(measured("none", dice, hd95), rows("t-imm", dice))
+    text = scores.table(made, PART)
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", text)
+    low, high = stats.t.interval(0.95, 2, 4.0, stats.sem([3.0, 5.0, 4.0]))
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in text.split("<tr>")[2:]]
+    assert all(len(line) == len(heads) for line in cells)
+    column = heads.index("HD95 (mm) [95 % interval]")
+    assert [line[column] for line in cells] == [f"4.0 [{low:.1f}, {high:.1f}]", "–"]
+    assert [line[1] for line in cells] == [intervals.score({(0, 0): rows("m", dice)}).text()] * 2
+    assert "Of HD95 (mm) a lower number is the better one." in scores.legend(made)
+    assert not any("HD95" in sentence for sentence in scores.legend(told(rows("none", dice))))
+
+
+def test_differences_of_a_distance_count_the_cases_that_are_nearer():
+    """The figure of HD95 says in how many cases a method's distance is smaller; that of Dice is as before."""
+    made = told(measured("none", [0.5, 0.6, 0.7], [2.0, 9.0, 4.0]), measured("t-imm", [0.6, 0.5, 0.7], [3.0, 5.0, 8.0]))
+    for key, counted in (("hd95", "2 of 3"), ("", "1 of 3")):
+        (axes,) = figures.paired(made, key=key).axes
+        assert counted in [text.get_text() for text in axes.texts]
+    page = report.html(made, Around())
+    assert "The same of HD95 (mm)" in page
+    assert "HD95" not in report.html(told(rows("none", [0.5]), rows("t-imm", [0.6])), Around())
+
+
 def test_pauses_in_which_no_site_works_are_cut():
     """A night between two hours takes the width of a gap, and the hours keep their proportion."""
     lines = [made_run.line("a", "x", "", 0, 3600, 1, 1), made_run.line("b", "x", "", 90_000, 97_200, 1, 1)]
@@ -230,6 +262,9 @@ def test_each_layer_is_divided_as_its_sources_are_mixed():
     assert text.count("not merged") == len(drawn) - len(names)
 
 
+AFFINE = np.array([[1, 0.1, 0, -7], [-0.05, 2, 0, 5], [0, 0, 3, 11], [0, 0, 0, 1]])
+
+
 def example(shape=(20, 24, 16), seed=0):
     """A case with a body and noise."""
     dice = np.random.default_rng(seed)
@@ -237,7 +272,9 @@ def example(shape=(20, 24, 16), seed=0):
     image[4:15, 5:20, 3:12] += 200
     truth = np.zeros(shape, np.uint8)
     truth[6:10, 8:12, 5:8] = 3
-    return cases.Shown(f"c{seed}", image, truth, {"m": np.roll(truth, 1, 0)}, (1.0, 2.0, 3.0), {"m": 0.5})
+    return cases.Shown(
+        f"c{seed}", image, truth, {"m": np.roll(truth, 1, 0)}, AFFINE, (1.0, 2.0, 3.0), {"m": {"dice": 0.5}}
+    )
 
 
 def unpacked(text, shape):
@@ -256,6 +293,16 @@ def test_a_packed_case_is_the_case_in_its_box():
     low, high = np.percentile(one.image, [0.5, 99.5])
     grey = unpacked(packed["image"], packed["shape"]) / 255 * (high - low) + low
     assert np.abs(grey - np.clip(one.image[box], low, high)).max() <= (high - low) / 255
+    assert packed["window"] == pytest.approx([low, high])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_packed_voxel_lies_where_the_scanner_saw_it(stride):
+    """Its affine, cropped and coarsened, leads to the same mm as the file's from the same voxel."""
+    packed = cases.pack(example(), stride)
+    voxel = np.array([3, 4, 2])
+    whole = np.array(packed["offset"]) + stride * voxel
+    np.testing.assert_allclose(np.array(packed["affine"]) @ [*voxel, 1], (AFFINE @ [*whole, 1])[:3], atol=1e-3)
 
 
 def test_every_second_voxel_keeps_labels_where_they_were():
@@ -337,8 +384,9 @@ def test_the_page_loads_nothing_and_runs_its_own_script_alone(made):
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", text)
     assert "http" not in text.replace("http-equiv", "")
     assert "script-src 'none'" in text
-    page = markup.document("t", ["<p>x</p>"], script="let a = 1;")
-    assert "script-src 'sha256-" in page
+    page = markup.document("t", ["<p>x</p>"], scripts=("let a = 1;", "let b = a;"))
+    assert len(re.findall(r"script-src.*'sha256-[^']+='.*'sha256-[^']+='", page)) == 1
+    assert page.count("<script>") == 2
 
 
 def test_results_of_older_versions_have_a_page():

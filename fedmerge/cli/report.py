@@ -1,6 +1,8 @@
 """`fedmerge report`: the page of a run, with the test cases where the images are."""
 
 import datetime
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
 NONE = -1  # cases of a page without images
 
 
+class Viewer(StrEnum):
+    """Who draws the test cases."""
+
+    AUTO = "auto"
+    NIIVUE = "niivue"
+    OWN = "own"
+
+
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or home of a hospital's site that was a target.")],
     *,
@@ -27,6 +37,9 @@ def report(
     cases: Annotated[
         int, typer.Option("--cases", min=0, help="Test cases to show; 0: as many as there is room for.")
     ] = 0,
+    viewer: Annotated[
+        Viewer, typer.Option("--viewer", help="Who draws the test cases; auto: NiiVue where it was built in, else own.")
+    ] = Viewer.AUTO,
     campaign: Annotated[
         str, typer.Option("--campaign", help="Of a site's home: which campaign; else the newest.")
     ] = "",
@@ -40,19 +53,33 @@ def report(
         raise ConfigError(f"expected the folder of a run or the home of a site, got {run}")
     if out is not None and out.exists() and not overwrite:
         raise ConfigError(f"--out {out} is there already; --overwrite replaces it")
+    niivue = drawn_by_niivue(viewer)
     shown = NONE if no_images else cases
     if sites.Paths(run).site_file.exists():
         found, around, folder = of_site(run, campaign, shown)
     else:
         found, around, folder = of_run(run, shown)
     path = out or folder / "report.html"
-    text = page.html(found, around)
+    text = page.html(found, replace(around, niivue=niivue))
     whole.write(path, text)
     screen.say(f"Page: {path} ({len(text.encode()) / 1e6:.1f} MB)")
     if around.images is None:
         screen.say(f"It has no images: {around.why_none}.")
     elif not around.images.synthetic:
         screen.say(f"It contains patients' images: it must not leave {around.images.site}.")
+
+
+def drawn_by_niivue(viewer: Viewer) -> bool:
+    """Whether NiiVue draws the test cases.
+
+    Raises:
+        ConfigError: NiiVue is asked for and was not built in.
+    """
+    from fedmerge.pages.viewer import NIIVUE
+
+    if viewer is Viewer.NIIVUE and not NIIVUE.is_file():
+        raise ConfigError(f"--viewer niivue expected the file {NIIVUE}: `make viewer` builds it; or take --viewer own")
+    return viewer is not Viewer.OWN and NIIVUE.is_file()
 
 
 def of_run(run: Path, cases: int) -> "tuple[Results, Around, Path]":

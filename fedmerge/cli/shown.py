@@ -102,29 +102,36 @@ def _volumes(
     """As many test cases as there is room for; where not all have it, evenly over the chosen method's scores."""
     from dataclasses import replace
 
+    from fedmerge import measures
     from fedmerge.comparison import case_means, last_stage
     from fedmerge.pages import cases as packing
     from sites import cases as site_cases
 
+    last = {method: last_stage([row for row in rows if row["method"] == method]).values() for method in folders}
+    besides = [key for key in measures.EXTRAS if any(key in case for row in rows for case in row["cases"])]
     scores = {
-        method: case_means(last_stage([row for row in rows if row["method"] == method]).values()) for method in folders
+        method: {measures.DICE.key: case_means(own), **{key: case_means(own, key) for key in besides}}
+        for method, own in last.items()
     }
     known = {one.id: one for one in site_cases.find(site.data)}
     tested = dict.fromkeys(case["case"] for row in rows for case in row["cases"])
-    by_score = scores.get(chosen, {})
+    by_score = scores[chosen][measures.DICE.key] if chosen in scores else {}
     order = sorted((case for case in tested if case in known), key=lambda case: (by_score.get(case, -1.0), case))
     if not order:
         raise FileNotFoundError("the files of the test cases are not there any more")
     some = [order[i] for i in packing.spread(len(order))[: cases or None]]
 
     def read(case: str) -> "Shown":
-        return _case(known[case], site, folders, {method: own.get(case) for method, own in scores.items()})
+        own = {method: {key: by.get(case) for key, by in told.items()} for method, told in scores.items()}
+        return _case(known[case], site, folders, own)
 
     packed = packing.fit(sorted(some, key=order.index), read)
     return replace(shared, packed=packed, methods=tuple(folders), labels=tuple(site.data.labels))
 
 
-def _case(one: "Found", site: "Site", folders: Mapping[str, Path], scores: Mapping[str, float | None]) -> "Shown":
+def _case(
+    one: "Found", site: "Site", folders: Mapping[str, Path], scores: Mapping[str, Mapping[str, float | None]]
+) -> "Shown":
     from fedmerge.pages.cases import Shown
     from sites import cases, loading, regrid, volumes
 
@@ -136,6 +143,7 @@ def _case(one: "Found", site: "Site", folders: Mapping[str, Path], scores: Mappi
         image=image.data,
         truth=truth,
         found={method: volumes.read_labels(folder / f"{one.id}.nii.gz").data for method, folder in folders.items()},
+        affine=image.affine,
         spacing_mm=image.spacing_mm,
         scores=scores,
     )

@@ -24,7 +24,7 @@ LEVELS = {
 
 def policy() -> str:
     """What the page may do: run its script, and ask where it came from; nobody may put it into a frame."""
-    return f"{markup.policy(SCRIPT, live=True)}; frame-ancestors 'none'"
+    return f"{markup.policy((SCRIPT,), live=True)}; frame-ancestors 'none'"
 
 
 @cache
@@ -46,7 +46,7 @@ def html() -> str:
         *(markup.section(TITLES.get(name, name.capitalize()), bodies[name], name=name) for name in PARTS),
         "<noscript>This page needs its script.</noscript>",
     ]
-    return markup.document("fedmerge dashboard", body, style=STYLE, script=SCRIPT, live=True)
+    return markup.document("fedmerge dashboard", body, style=STYLE, scripts=(SCRIPT,), live=True)
 
 
 def _header() -> str:

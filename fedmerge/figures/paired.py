@@ -1,6 +1,7 @@
 """Paired differences to one method, case by case."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,15 +16,21 @@ from fedmerge.results import Results
 NOTES = {"mean": 1.09, "cases ahead": 1.24, "p": 1.36}  # columns right of the paired differences
 
 
-def draw(results: Results, reference: str = REFERENCE) -> Figure:
-    """Each test case's score minus that of the reference: a dot a case, a box for the quartiles, a diamond a run."""
+def draw(results: Results, reference: str = REFERENCE, key: str = "") -> Figure:
+    """Each test case's score minus that of the reference: a dot a case, a box for the quartiles, a diamond a run.
+
+    Args:
+        results: of a run.
+        reference: the method that the others are compared with.
+        key: of what was measured besides (`measures.EXTRAS`), in place of the score.
+    """
     panels = []
     for part, methods in style.by_part(results).items():
         theirs = last_stage(methods.get(reference, []))
         others = [
             (method, found)
             for method, rows in methods.items()
-            if method != reference and (found := _differences(last_stage(rows), theirs)) is not None
+            if method != reference and (found := _differences(last_stage(rows), theirs, key)) is not None
         ]
         if others:
             panels.append((part, others))
@@ -38,7 +45,7 @@ def draw(results: Results, reference: str = REFERENCE) -> Figure:
             ax.set_title(f"{target}, {cases} training cases", fontsize=9, loc="left", color=style.INK)
     several_runs = any(len(by_run) > 1 for _, others in panels for _, (_, by_run, _) in others)
     axes[-1].set_xlabel(
-        f"{measures.of(results).single} minus that of {reference}, same test case\n"
+        f"{measures.EXTRAS.get(key, measures.of(results).single)} minus that of {reference}, same test case\n"
         "dot: a test case, mean over runs; box: quartiles and median; whiskers: 5 to 95 %"
         + ("; diamond: a run" if several_runs else ""),
         fontsize=8,
@@ -48,21 +55,27 @@ def draw(results: Results, reference: str = REFERENCE) -> Figure:
 
 
 def _differences(
-    rows: Mapping[RunKey, Row], reference: Mapping[RunKey, Row]
+    rows: Mapping[RunKey, Row], reference: Mapping[RunKey, Row], key: str
 ) -> tuple[NDArray[np.float64], list[float], evaluation.Paired] | None:
-    """Differences by case (mean over runs), their mean by run, and the test; None if no case is shared."""
+    """Differences by case (mean over runs), their mean by run, and the test; None if no case is shared.
+
+    The test counts where a method is ahead: with a lower number, where that is better.
+    """
     both = [run for run in rows if run in reference]
-    ours, theirs = case_means(rows[run] for run in both), case_means(reference[run] for run in both)
+    ours, theirs = (case_means((side[run] for run in both), key) for side in (rows, reference))
     cases = [case for case in ours if case in theirs]
     if not cases:
         return None
     by_run = []
     for run in both:
-        a, b = case_means([rows[run]]), case_means([reference[run]])
+        a, b = case_means([rows[run]], key), case_means([reference[run]], key)
         shared = [a[case] - b[case] for case in a if case in b]
         if shared:
             by_run.append(float(np.mean(shared)))
-    return np.array([ours[case] - theirs[case] for case in cases]), by_run, evaluation.paired(ours, theirs)
+    test = evaluation.paired(ours, theirs)
+    if key in measures.LOWER:
+        test = replace(test, wins=evaluation.paired(theirs, ours).wins)
+    return np.array([ours[case] - theirs[case] for case in cases]), by_run, test
 
 
 def _draw_paired(

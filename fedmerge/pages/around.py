@@ -39,6 +39,7 @@ class Around:
         why_none: why it has none.
         heads: sentences on audit logs.
         made: when the page is made, for readers.
+        niivue: NiiVue draws the test cases, where the browser can.
         own: the site whose home the results come from: cases have their own names there; empty elsewhere.
     """
 
@@ -46,4 +47,5 @@ class Around:
     why_none: str = ""
     heads: tuple[str, ...] = ()
     made: str = ""
+    niivue: bool = False
     own: str = ""

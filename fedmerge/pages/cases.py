@@ -30,16 +30,18 @@ class Shown:
         image: (X, Y, Z) intensities.
         truth: (X, Y, Z) labels 0..K.
         found: method -> (X, Y, Z) labels 0..K.
+        affine: (4, 4), from voxels to mm in the scanner.
         spacing_mm: voxel size along X, Y, Z.
-        scores: method -> the case's score; None where it has none.
+        scores: method -> measure -> the case's score; None where it has none.
     """
 
     case: str
     image: NDArray[Any]
     truth: NDArray[Any]
     found: Mapping[str, NDArray[Any]]
+    affine: NDArray[Any]
     spacing_mm: tuple[float, float, float]
-    scores: Mapping[str, float | None]
+    scores: Mapping[str, Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ def pack(one: Shown, stride: int) -> dict[str, Any]:
         one: the case.
         stride: voxels a side that become one.
     """
-    box = head(one.image, one.truth)
     low, high = np.percentile(one.image, [0.5, 99.5])
+    box = head(one.image, one.truth, high)
     image = _coarser(np.asarray(one.image[box], np.float32), stride)
     grey = np.clip((image - low) / max(high - low, 1e-6) * 255, 0, 255).round().astype(np.uint8)
     labels = {name: found[box][::stride, ::stride, ::stride] for name, found in {"": one.truth, **one.found}.items()}
@@ -133,22 +135,33 @@ def pack(one: Shown, stride: int) -> dict[str, Any]:
         "offset": [int(side.start) for side in box],
         "stride": stride,
         "spacing": [float(mm) * stride for mm in one.spacing_mm],
+        "affine": _affine(one.affine, box, stride),
+        "window": [float(low), float(high)],
         "image": _text(grey),
         "truth": _text(_to(grey.shape, labels.pop(""))),
         "found": {name: _text(_to(grey.shape, found)) for name, found in labels.items()},
-        "scores": {name: None if score is None else round(score, 4) for name, score in one.scores.items()},
+        "scores": {
+            method: {key: None if score is None else round(score, 4) for key, score in own.items()}
+            for method, own in one.scores.items()
+        },
     }
 
 
-def head(image: NDArray[Any], truth: NDArray[Any]) -> tuple[slice, slice, slice]:
-    """The box around what is not air, and around every label."""
-    inside = (image > image.min() + DARK * (np.percentile(image, 99.5) - image.min())) | (truth > 0)
+def head(image: NDArray[Any], truth: NDArray[Any], bright: float) -> tuple[slice, slice, slice]:
+    """The box around what is not air beside `bright`, and around every label."""
+    inside = (image > image.min() + DARK * (bright - image.min())) | (truth > 0)
     sides = []
     for axis in range(3):
         found = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
         first, last = (found[0], found[-1]) if len(found) else (0, image.shape[axis] - 1)
         sides.append(slice(max(int(first) - MARGIN, 0), min(int(last) + MARGIN + 1, image.shape[axis])))
     return sides[0], sides[1], sides[2]
+
+
+def _affine(affine: NDArray[Any], box: Sequence[slice], stride: int) -> list[list[float]]:
+    """The first three rows, from the voxels that are shown to mm; a coarse one lies where its label was taken from."""
+    first = affine[:3, :3] @ [side.start for side in box] + affine[:3, 3]
+    return [[*(round(float(v) * stride, 6) for v in row[:3]), round(float(mm), 4)] for row, mm in zip(affine, first)]
 
 
 def _coarser(image: NDArray[Any], stride: int) -> NDArray[Any]:

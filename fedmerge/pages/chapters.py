@@ -1,7 +1,8 @@
 """The chapters of a run's page, in its order, each out of the results and of what is known besides."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -86,6 +87,23 @@ def _drawn(
     return make
 
 
+def _besides(results: Results) -> dict[str, str]:
+    """What was measured beside the score: key -> name."""
+    names = measures.of(results).beside(case for row in results["rows"] for case in row["cases"])
+    return {key: name for key, name in names.items() if key in measures.EXTRAS}
+
+
+def _differences(results: Results, around: Around) -> list[Chapter]:
+    """Of the score, and folded below it of what was measured besides."""
+    title = "Differences, test case by test case"
+    found = _drawn("differences", "Case by case", title, figures.paired)(results, around)
+    for k, (key, name) in enumerate(_besides(results).items()):
+        own = _drawn(f"besides{k}x", "", "", partial(figures.paired, key=key))(results, around)
+        fold = f"<details><summary>The same of {escape(name)}</summary>{own[0].body}</details>"
+        found = [replace(one, body=one.body + fold) for one in found]
+    return found
+
+
 def _ratios(results: Results, _: Around) -> list[Chapter]:
     fits, sites = comparison.fits(results), comparison.mixed(results)
     if not fits:
@@ -153,7 +171,8 @@ def _images(results: Results, around: Around) -> list[Chapter]:
             f"over the scores of {chosen}."
         )
     intro = f'<p class="quiet">{escape(" ".join(sentences))}</p>'
-    body = viewer.part(images.packed, methods, images.labels, measures.of(results).single, (other, chosen))
+    names = {measures.of(results).key: measures.of(results).single, **_besides(results)}
+    body = viewer.part(images.packed, methods, images.labels, names, (other, chosen), niivue=around.niivue)
     return [Chapter("cases", "Images", f"Test cases at {escape(images.site)}", intro + body)]
 
 
@@ -216,7 +235,7 @@ CHAPTERS: tuple[Callable[[Results, Around], list[Chapter]], ...] = (
     _scores,
     _drawn("curves", "Learning curves", "Learning curves", figures.learning_curves),
     _ratios,
-    _drawn("differences", "Case by case", "Differences, test case by test case", figures.paired),
+    _differences,
     _images,
     _forgetting,
     _privacy,

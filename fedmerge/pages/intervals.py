@@ -58,19 +58,21 @@ def student(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def score(runs: Runs) -> Estimate | None:
+def score(runs: Runs, key: str = "") -> Estimate | None:
     """A method's last stage; None where no score is told.
 
     Args:
         runs: (seed, chain) -> the row of the last stage.
+        key: of what was measured besides (`measures.EXTRAS`), in place of the measure's own number.
     """
-    known = {run: value for run, row in runs.items() if (value := measures.number(row)) is not None}
+    numbers = {run: row.get(key) if key else measures.number(row) for run, row in runs.items()}
+    known = {run: value for run, value in numbers.items() if value is not None}
     if not known:
         return None
     mean = math.fsum(known.values()) / len(known)
     rows = [runs[run] for run in known]
     if measures.within(rows[0]) is measures.DICE:
-        found = list(case_means(rows).values())
+        found = list(case_means(rows, key).values())
         return _around(mean, student(found)) if found else Estimate(mean)
     return _around(mean, _bootstrap([rows]))
 

@@ -16,34 +16,36 @@ FOLDER = Path(__file__).parent
 STYLE = (FOLDER / "page.css").read_text(encoding="utf-8")
 
 
-def policy(script: str = "", *, live: bool = False) -> str:
-    """What a page may do: load nothing, run no other script than `script`; a live one asks where it came from."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    runs = f"'sha256-{digest}'" if script else "'none'"
+def policy(scripts: Sequence[str] = (), *, live: bool = False) -> str:
+    """What a page may do: load nothing, run no other script than `scripts`; a live one asks where it came from."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    runs = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
     asks = "connect-src 'self'; form-action 'none'; " if live else ""
     return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {runs}; {asks}base-uri 'none'"
 
 
-def document(title: str, body: Iterable[str], *, style: str = "", script: str = "", live: bool = False) -> str:
-    """The whole page; its own policy forbids it to load anything, and to run any other script than `script`.
+def document(
+    title: str, body: Iterable[str], *, style: str = "", scripts: Sequence[str] = (), live: bool = False
+) -> str:
+    """The whole page; its own policy forbids it to load anything, and to run any other script than `scripts`.
 
     Args:
         title: of the window, not yet escaped.
         body: parts in HTML; empty ones are left out.
         style: rules after those that all pages have.
-        script: JavaScript that runs when the page is there.
-        live: whether the script may ask where the page came from, and nobody else.
+        scripts: JavaScript that runs when the page is there, one after the other.
+        live: whether the scripts may ask where the page came from, and nobody else.
     """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy(script, live=live)}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts, live=live)}">\n'
         + ('<link rel="icon" href="data:,">\n' if live else "")
         + '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>\n{STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
         + "\n</main>\n"
-        + (f"<script>{script}</script>\n" if script else "")
+        + "".join(f"<script>{script}</script>\n" for script in scripts)
         + "</body>\n</html>\n"
     )
 

@@ -22,8 +22,9 @@ def html(results: Results, around: Around) -> str:
         f'<nav aria-label="parts of this page"><ul>{links}</ul></nav>',
         *(markup.section(one.title, one.body, folded=one.folded, name=one.name) for one in chapters),
     ]
-    script = viewer.SCRIPT if around.images is not None and around.images.packed is not None else ""
-    return markup.document(name, body, style=STYLE, script=script)
+    volumes = around.images is not None and around.images.packed is not None
+    scripts = viewer.scripts(niivue=around.niivue) if volumes else ()
+    return markup.document(name, body, style=STYLE, scripts=scripts)
 
 
 def _facts(results: Results, around: Around) -> str:

@@ -20,12 +20,14 @@ def table(results: Results, part: Part) -> str:
     runs = verdict.runs_of(results, part)
     found = {method: one for method, own in runs.items() if (one := intervals.score(own)) is not None}
     measure = measures.of(results)
+    more = measure.beside(row for own in runs.values() for row in own.values())
     chains = len({chain for own in runs.values() for _, chain in own}) > 1
     heading = [
-        "method", f"{measure.name} [95 % interval]", "", *measure.more.values(), f"to {REFERENCE} [95 % interval]",
+        "method", f"{measure.name} [95 % interval]", "", *(_named(key, name) for key, name in more.items()),
+        f"to {REFERENCE} [95 % interval]",
         *["chains above"] * chains, "cases ahead", "p", "runs",
     ]  # fmt: skip
-    return markup.table(heading, [_cells(line, runs, found, chains=chains) for line in lines], name="scores")
+    return markup.table(heading, [_cells(line, runs, found, more, chains=chains) for line in lines], name="scores")
 
 
 def stages(results: Results) -> str:
@@ -36,7 +38,13 @@ def stages(results: Results) -> str:
     return markup.table(names, [report.cells(line, names) for line in lines], left=left, name="stages")
 
 
-def _cells(line: Line, runs: Mapping[str, Runs], found: Mapping[str, Estimate], *, chains: bool) -> list[str]:
+def _named(key: str, name: str) -> str:
+    return f"{name} [95 % interval]" if key in measures.EXTRAS else name
+
+
+def _cells(
+    line: Line, runs: Mapping[str, Runs], found: Mapping[str, Estimate], more: Mapping[str, str], *, chains: bool
+) -> list[str]:
     names = report.heading([line])
     plain = dict(zip(names, report.cells(line, names)))
     own, theirs = runs.get(line.method, {}), runs.get(REFERENCE, {})
@@ -50,13 +58,19 @@ def _cells(line: Line, runs: Mapping[str, Runs], found: Mapping[str, Estimate], 
         line.method,
         one.text() if one else "–",
         Html(_bar(one, found)) if one else "",
-        *(plain[name] for name in line.more),
+        *(_besides(own, key) if key in measures.EXTRAS else plain.get(name, "") for key, name in more.items()),
         apart.text("+.3f") if apart else "",
         *[_above(own, theirs) if told else ""] * chains,
         f"{pair.wins} of {pair.n}" if told else "",
         plain["p"],
         plain["runs"],
     ]
+
+
+def _besides(own: Runs, key: str) -> str:
+    """What was measured beside the score; of a length in mm one digit."""
+    one = intervals.score(own, key)
+    return "–" if one is None else one.text(".1f" if key in measures.LOWER else ".3f")
 
 
 def _above(own: Runs, theirs: Runs) -> str:
@@ -95,7 +109,7 @@ def legend(results: Results) -> list[str]:
         "dice": "Student's t interval of the mean over the test cases, each case averaged over the runs",
         "f1": f"percentile bootstrap: the test images are drawn anew {intervals.DRAWS} times",
     }[measure.key]
-    lines = report.legend(results)
+    lines, beside = report.legend(results), measure.beside(results["rows"])
     chains = {row["chain"] for row in results["rows"]}
     more = []
     if len(chains) > 1:
@@ -107,6 +121,7 @@ def legend(results: Results) -> list[str]:
         f"Brackets are 95 % intervals: {kind}. They speak of these trained models and of cases like these, not of "
         "another training, and are not corrected for the number of methods.",
         *lines,
+        *(f"Of {measures.EXTRAS[key]} a lower number is the better one." for key in beside if key in measures.LOWER),
         *more,
         "Methods stand in the campaign's order: nothing is ranked, and nothing is left out.",
     ]

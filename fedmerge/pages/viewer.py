@@ -1,40 +1,67 @@
-"""The viewer's part of a page: its controls, its panels, and the cases for its script (`viewer.js`)."""
+"""The viewer's part of a page: its controls, its panels, and the cases for its scripts.
 
-from collections.abc import Sequence
+`viewer.js` knows what is shown, and two others draw it: `slices.js`, which needs nothing, or NiiVue through
+`niivue.js`, where `make viewer` has built it in. A page with NiiVue has the slices too, for browsers without WebGL 2.
+"""
+
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from fedmerge import colours
 from fedmerge.pages import markup
 from fedmerge.pages.cases import Packed
 
-SCRIPT = (markup.FOLDER / "viewer.js").read_text(encoding="utf-8")
+NIIVUE = markup.FOLDER / "niivue/built/niivue.js"
 PLANES = ("axial", "coronal", "sagittal")
+UNITS = {"hd95": ("HD95", "mm", 1)}  # of scores that are no shares: name, unit, digits
 AXES = {"x": "Left to right", "y": "Back to front", "z": "Foot to head"}
 
 
-def part(packed: Packed, methods: Sequence[str], labels: Sequence[str], measure: str, pair: tuple[str, str]) -> str:
+def scripts(*, niivue: bool) -> tuple[str, ...]:
+    """What runs at the end of a page with a viewer, in its order.
+
+    Args:
+        niivue: with NiiVue's file, which has to be there (`NIIVUE`).
+    """
+    names = ("slices.js", *["niivue.js"] * niivue, "viewer.js")
+    own = "".join((markup.FOLDER / name).read_text(encoding="utf-8") for name in names)
+    return (NIIVUE.read_text(encoding="utf-8"), own) if niivue else (own,)
+
+
+def part(
+    packed: Packed,
+    methods: Sequence[str],
+    labels: Sequence[str],
+    names: Mapping[str, str],
+    pair: tuple[str, str],
+    *,
+    niivue: bool = False,
+) -> str:
     """The viewer.
 
     Args:
         packed: at least one case.
         methods: those whose label maps the cases have.
         labels: the names of 1..K.
-        measure: the name of the cases' scores.
+        names: of the cases' scores, by key.
         pair: the methods that are shown at first.
+        niivue: NiiVue draws where it can.
     """
+    told = {key: UNITS.get(key, (name, "", 3)) for key, name in names.items()}
     settings = {
         "cases": len(packed.cases),
         "labels": list(labels),
         "colours": [_hex(colour) for colour in colours.of(labels).values()],
-        "measure": measure,
+        "measures": {key: dict(zip(("name", "unit", "digits"), one)) for key, one in told.items()},
     }
     data = [markup.data("viewer-settings", settings)]
     data += [markup.data(f"case-{k}", one) for k, one in enumerate(packed.cases)]
+    by = '<p id="viewer-by" class="quiet">Drawn by NiiVue.</p>' if niivue else ""
     return (
-        f'<div id="viewer">{_controls(packed, labels)}'
+        f'<div id="viewer">{_controls(packed, labels, niivue=niivue)}'
         f'<div class="panes">{_pane("truth", "annotated")}'
         f"{_pane('a', '', _methods('a', methods, pair[0]))}{_pane('b', '', _methods('b', methods, pair[1]))}</div>"
-        f'<p id="viewer-say" role="status">The images are being opened.</p>{_slices()}</div>' + "\n".join(data)
+        f'<p id="viewer-say" role="status">The images are being opened.</p>{_slices()}{by}</div>' + "\n".join(data)
     )
 
 
@@ -43,12 +70,13 @@ def _hex(colour: colours.Colour) -> str:
     return "#" + bytes(colour).hex()
 
 
-def _controls(packed: Packed, labels: Sequence[str]) -> str:
+def _controls(packed: Packed, labels: Sequence[str], *, niivue: bool) -> str:
     cases = "".join(f'<option value="{k}">{escape(one["case"])}</option>' for k, one in enumerate(packed.cases))
+    views = {**{plane: plane for plane in PLANES}, "all": "all three", **({"render": "3D"} if niivue else {})}
     planes = "".join(
-        f'<label><input type="radio" name="viewer-plane" value="{plane}"{" checked" * (plane == "axial")}>'
-        f"<span>{'all three' if plane == 'all' else plane}</span></label>"
-        for plane in (*PLANES, "all")
+        f'<label{" class=deep" * (view == "render")}><input type="radio" name="viewer-plane" value="{view}"'
+        f"{' checked' * (view == 'axial')}><span>{words}</span></label>"
+        for view, words in views.items()
     )
     marks = "".join(
         f'<label><input type="checkbox" data-label="{k}" checked><span class="mark" '
@@ -85,11 +113,11 @@ def _pane(side: str, title: str, choice: str = "") -> str:
     name = title or ("first method" if side == "a" else "second method")
     score = f'<span class="score" id="viewer-score-{side}"></span>' if choice else ""
     sheets = "".join(
-        f'<div class="sheet"><canvas data-side="{side}" data-plane="{plane}" tabindex="0" role="img" '
+        f'<div class="sheet slice"><canvas data-side="{side}" data-plane="{plane}" tabindex="0" role="img" '
         f'aria-label="{name}, {plane} slice; arrow keys move the cross-hair, page keys the slice"></canvas></div>'
         for plane in PLANES
     )
-    return f'<div class="pane"><div class="head">{head}{score}</div>{sheets}</div>'
+    return f'<div class="pane" data-side="{side}"><div class="head">{head}{score}</div>{sheets}</div>'
 
 
 def _slices() -> str:
