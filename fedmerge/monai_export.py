@@ -21,7 +21,7 @@ from fedmerge.errors import ConfigError
 from fedmerge.regions import Regions
 
 VERSION = "0.1.0"  # of a new bundle
-PREPARED = ("grids",)  # steps of a model's preparation that MONAI's transforms need not know
+PREPARED = ("grids", "clip")  # steps of a model's preparation that MONAI's transforms know, or need not know
 
 
 def write(folder: Path, net: nn.Module, info: Mapping[str, Any], told: Told, card: str) -> None:
@@ -176,10 +176,11 @@ def _channels(info: Mapping[str, Any]) -> list[str]:
 
 def _before(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """From files to the net's input: clipped, normalised, on the net's voxels, and its box around the centre."""
+    low, high = info.get("preparation", {}).get("clip", (1, 99))
     steps: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image", "image_only": True, "ensure_channel_first": True},
         {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
-        {"_target_": "ClipIntensityPercentilesd", "keys": "image", "lower": 1, "upper": 99, "channel_wise": True},
+        {"_target_": "ClipIntensityPercentilesd", "keys": "image", "lower": low, "upper": high, "channel_wise": True},
         {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True},
     ]
     if info.get("spacing_mm"):

@@ -18,7 +18,7 @@ from sites import patches
 from sites.draws import generator, stable_seed
 from sites.folders import Found, find, modalities, scan
 from sites.loading import Case, Loaded, load
-from sites.records import Data, Scanner, Selection
+from sites.records import CLIP, Data, Scanner, Selection
 
 __all__ = [
     "Case",
@@ -232,6 +232,7 @@ def digest(found: Sequence[Found], data: Data, scan_shift: Scanner | None = None
         ("mask_file", None),
         ("bias_field", None),
         ("landmarks", None),
+        ("clip", CLIP),
         ("files", {}),
         ("derivative", None),
     ):

@@ -63,7 +63,10 @@ def sentences(data: Data, modalities: Sequence[str], voxels: Sequence[int]) -> l
         told.append(
             f"histograms are laid onto the landmarks of {names}, which were learnt from {data.landmarks.cases} cases"
         )
-    told.append("each modality is clipped at its percentiles 1 and 99, then has mean 0 and standard deviation 1")
+    low, high = data.clip
+    told.append(
+        f"each modality is clipped at its percentiles {low:g} and {high:g}, then has mean 0 and standard deviation 1"
+    )
     if data.spacing_mm:
         told.append("along an axis that becomes coarser voxels are averaged, along one that becomes finer interpolated")
     if data.outputs == "regions":

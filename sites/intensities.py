@@ -40,10 +40,11 @@ def apply(
         DataError: a modality has no landmarks.
     """
     box = foreground.box(channels, steps.crop, mask)
-    return [
-        preprocess.normalise(_standard(_even(box.cut(channel), steps, spacing_mm), name, steps.landmarks, who))
+    standard = (
+        _standard(_even(box.cut(channel), steps, spacing_mm), name, steps.landmarks, who)
         for channel, name in zip(channels, names, strict=True)
-    ], box
+    )
+    return [preprocess.normalise(channel, steps.clip) for channel in standard], box
 
 
 def quantiles(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedmerge.regions import Regions
+from sites.records import CLIP
 from sites.volumes import Array
 
 Size = tuple[int, int, int]
@@ -49,25 +50,26 @@ class Grid:
         return replace(self, patch=(x, y, z))
 
 
-def normalise(image: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """Clips at percentiles 1 and 99, then mean 0 and standard deviation 1; a constant image becomes 0.
+def normalise(image: npt.NDArray[np.floating], clip: tuple[float, float] = CLIP) -> npt.NDArray[np.float32]:
+    """Clips at two percentiles, then mean 0 and standard deviation 1; a constant image becomes 0.
 
     Args:
         image: one channel, any shape.
+        clip: the percentiles, 0 to 100.
 
     Returns:
         float32 of the same shape.
     """
-    low, high = percentiles(image)
+    low, high = percentiles(image, clip)
     clipped = np.clip(image.astype(np.float32, copy=False), low, high)
     centred = clipped - clipped.mean(dtype=np.float64).astype(np.float32)
     deviation = float(np.sqrt(np.mean(np.square(centred), dtype=np.float64)))
     return centred / np.float32(deviation) if deviation > 0 else np.zeros_like(centred)
 
 
-def percentiles(image: npt.NDArray[np.floating]) -> tuple[float, float]:
-    """The 1st and the 99th percentile, each a value of the image itself (no interpolation)."""
-    ranks = [round(0.01 * (image.size - 1)), round(0.99 * (image.size - 1))]
+def percentiles(image: npt.NDArray[np.floating], which: tuple[float, float] = CLIP) -> tuple[float, float]:
+    """Two percentiles, each a value of the image itself (no interpolation)."""
+    ranks = [round(p / 100 * (image.size - 1)) for p in which]
     low, high = np.partition(image, ranks, axis=None)[ranks]
     return float(low), float(high)
 

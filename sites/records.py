@@ -20,6 +20,7 @@ REUSE = ("never", "campaign", "consortium")
 GRIDS = ("refuse", "resample")
 FOREGROUNDS = ("nonzero", "otsu")
 CROPS = (*FOREGROUNDS, "mask")
+CLIP = (1.0, 99.0)  # percentiles that a modality is clipped at
 BIAS_MASKS = (*FOREGROUNDS, "none")
 OUTPUTS = ("labels", "regions")
 CONTROLS = ("shuffled-labels", "other-start", "random-giant", "random-flat", "change-x30")
@@ -107,6 +108,7 @@ class Data:
     mask_file: str | None = None
     bias_field: BiasField | None = None
     landmarks: Landmarks | None = None
+    clip: tuple[float, float] = CLIP
     cache_gb: float = 0.0
     workers: int = 1
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from fedmerge.errors import ConfigError
 from sites import landmarks, toml
-from sites.records import BIAS_MASKS, CROPS, GRIDS, BiasField, Data, Landmarks
+from sites.records import BIAS_MASKS, CLIP, CROPS, GRIDS, BiasField, Data, Landmarks
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,19 @@ class Steps:
         crop: what the box is drawn around: `foreground.mask`, or "mask", a file of each case; None: the whole volume.
         bias_field: how N4 works; None: not at all.
         landmarks: of histogram standardisation; None: none.
+        clip: the percentiles that a modality is clipped at.
     """
 
     grids: Literal["refuse", "resample"] = "refuse"
     crop: Literal["nonzero", "otsu", "mask"] | None = None
     bias_field: BiasField | None = None
     landmarks: Landmarks | None = None
+    clip: tuple[float, float] = CLIP
 
 
 def of(data: Data) -> Steps:
     """The steps of a site."""
-    return Steps(data.grids, data.crop, data.bias_field, data.landmarks)
+    return Steps(data.grids, data.crop, data.bias_field, data.landmarks, data.clip)
 
 
 def read(table: Mapping[str, Any], where: str, base: Path | None = None) -> Steps:
@@ -54,7 +56,16 @@ def read(table: Mapping[str, Any], where: str, base: Path | None = None) -> Step
         crop=toml.choice(table, "crop", CROPS, where) if table.get("crop") is not None else None,
         bias_field=_bias_field(table.get("bias_field"), where),
         landmarks=known,
+        clip=_clip(table.get("clip", list(CLIP)), where),
     )
+
+
+def _clip(raw: Any, where: str) -> tuple[float, float]:  # noqa: ANN401 - as below
+    """Two percentiles, the lower one first."""
+    numbers = isinstance(raw, list) and len(raw) == 2 and all(type(p) in (int, float) for p in raw)
+    if not numbers or not 0 <= raw[0] < raw[1] <= 100:
+        raise ConfigError(f"{where}: 'clip' expected two percentiles from 0 to 100, the lower one first, got {raw!r}")
+    return float(raw[0]), float(raw[1])
 
 
 def _bias_field(raw: Any, where: str) -> BiasField | None:  # noqa: ANN401 - anything may stand in a TOML file
@@ -84,4 +95,6 @@ def table(steps: Steps) -> dict[str, Any]:
         found["bias_field"] = {"shrink": n4.shrink, "iterations": list(n4.iterations), "mask": n4.mask}
     if steps.landmarks:
         found["landmarks"] = landmarks.table(steps.landmarks)
+    if steps.clip != CLIP:
+        found["clip"] = list(steps.clip)
     return found

@@ -27,7 +27,7 @@ from sites.records import (
 )
 
 MASKS = {"folders": None, "freesurfer": "brainmask", "bids": "desc-brain_mask"}  # layout -> name of a case's mask
-PREPARATION = ("grids", "crop", "bias_field", "landmarks", "cache_gb", "workers")
+PREPARATION = ("grids", "crop", "bias_field", "landmarks", "clip", "cache_gb", "workers")
 # Keys that say nothing in a layout: those that speak of voxels and label maps, or choose among a case's files.
 UNUSED = {
     "msd": ("files", "derivative"),
@@ -82,6 +82,7 @@ def data(table: dict[str, Any], where: str, base: Path) -> Data:
         mask_file=mask_file,
         bias_field=done.bias_field,
         landmarks=done.landmarks,
+        clip=done.clip,
         cache_gb=_cache_gb(table, where),
         workers=_workers(table, where),
     )

@@ -118,6 +118,14 @@ def test_intensities_are_clipped_at_percentiles_and_standardised():
     assert (low, high) == (10, 990)
 
 
+def test_a_higher_ceiling_keeps_the_shades_of_a_bright_lesion():
+    """A lesion of half a hundredth of the volume has one brightness at percentile 99, and its own at 99.9."""
+    image = np.arange(1000, dtype=np.float32).reshape(10, 10, 10)
+    image.reshape(-1)[995:] += np.array([1000, 2000, 3000, 4000, 5000])
+    assert len(set(preprocess.normalise(image).reshape(-1)[995:])) == 1
+    assert len(set(preprocess.normalise(image, (0.1, 99.9)).reshape(-1)[995:])) == 4
+
+
 def test_a_constant_image_becomes_zero():
     """There is nothing to divide by."""
     assert not preprocess.normalise(np.full((3, 3, 3), 7.0)).any()

@@ -12,7 +12,7 @@ from sites.records import BiasField, Data, Landmarks
 from sites.steps import Steps
 
 LANDMARKS = Landmarks((1.0, 50.0, 99.0), "nonzero", 12, (("T1", (0.0, 40.0, 100.0)), ("T2", (0.0, 55.5, 100.0))))
-ALL = Steps("resample", "otsu", BiasField(2, (30, 20), "nonzero"), LANDMARKS)
+ALL = Steps("resample", "otsu", BiasField(2, (30, 20), "nonzero"), LANDMARKS, (0.5, 99.5))
 
 
 @pytest.mark.parametrize("given", [Steps(), ALL, Steps(bias_field=BiasField())])
@@ -26,7 +26,7 @@ def test_the_table_of_a_site_is_read(tmp_path):
     landmarks.write(LANDMARKS, tmp_path / "l.json")
     table = {"folder": "x", "labels": {"a": 1}}
     assert steps.of(tables.data(table, "north", tmp_path)) == Steps()
-    more = {"grids": "resample", "crop": "otsu", "landmarks": "l.json"}
+    more = {"grids": "resample", "crop": "otsu", "landmarks": "l.json", "clip": [0.5, 99.5]}
     n4 = {"shrink": 2, "iterations": [30, 20], "mask": "nonzero"}
     assert steps.of(tables.data({**table, **more, "bias_field": n4}, "north", tmp_path)) == ALL
     assert steps.of(tables.data({**table, "bias_field": True}, "north", tmp_path)).bias_field == BiasField()
@@ -44,6 +44,9 @@ def test_the_table_of_a_site_is_read(tmp_path):
         ("bias_field", {"shrink": 0}, "north, bias_field: 'shrink' expected at least 1, got 0"),
         ("landmarks", "none.json", "north: the landmarks none.json cannot be read: No such file"),
         ("landmarks", "bad.json", "north: bad.json expected landmarks .JSON., got something else"),
+        ("clip", [99, 1], "north: 'clip' expected two percentiles from 0 to 100, the lower one first, got .99, 1."),
+        ("clip", 99, "north: 'clip' expected two percentiles from 0 to 100, the lower one first, got 99"),
+        ("clip", [1, 100.5], "north: 'clip' expected two percentiles from 0 to 100, the lower one first, got .1, 100.5."),
         ("cache_gb", -1.0, "north: 'cache_gb' expected a size from 0, got -1.0"),
         ("workers", 0, "north: 'workers' expected at least 1, got 0"),
     ],
@@ -55,7 +58,7 @@ def test_what_is_impossible_is_named(tmp_path, key, value, sentence):
         tables.data({"folder": "x", "labels": {"a": 1}, key: value}, "north", tmp_path)
 
 
-@pytest.mark.parametrize("key", ["grids", "crop", "bias_field", "landmarks", "cache_gb", "workers"])
+@pytest.mark.parametrize("key", ["grids", "crop", "bias_field", "landmarks", "clip", "cache_gb", "workers"])
 def test_pictures_have_no_voxels_to_prepare(tmp_path, key):
     """In the layout of classes a key of volumes means nothing."""
     table = {"folder": "x", "layout": "classes", "labels": {"a": "a", "b": "b"}, key: 1}
@@ -88,7 +91,8 @@ def test_settings_that_are_not_used_leave_the_digest_of_the_data_as_it_was(tmp_p
     plain = cases.digest(found, data)
     assert plain == cases.digest(found, replace(data, cache_gb=3.0, workers=2))
     others = [{"grids": "resample"}, {"crop": "otsu"}, {"bias_field": BiasField()}, {"landmarks": LANDMARKS}]
-    assert len({plain, *(cases.digest(found, replace(data, **other)) for other in others)}) == 5
+    others.append({"clip": (0.1, 99.9)})
+    assert len({plain, *(cases.digest(found, replace(data, **other)) for other in others)}) == 6
 
 
 def test_a_case_is_cut_to_its_box_and_scored_on_the_whole_volume(tmp_path):
