@@ -178,6 +178,25 @@ def test_the_time_left_follows_the_pace_so_far():
     assert telling.bar({**progress, "total": 0}, 1060.0) is None
 
 
+def test_for_whom_a_campaign_waits_is_a_sentence_of_bearable_length():
+    """What each of a few does, the names of many; whoever is away is always told, with the reason."""
+
+    def site(name, state="working", words="fine-tunes", done=5):
+        return telling.card(
+            name, "source", state, words, progress={"what": "x", "done": done, "total": 9, "left_s": 75}
+        )
+
+    away = site("south", "away", "is not there: its node is not connected")
+    assert telling.waits([site("a", "idle")]) == ""
+    assert telling.waits([site("a"), site("b", "idle"), away]) == (
+        "Waits for a, which fine-tunes (x 5 of 9, about 1 min 15 s left); "
+        "south, which is not there: its node is not connected."
+    )
+    assert telling.waits([*map(site, "abcd"), away]) == (
+        "Waits for 4 sites at work: a, b, c, d; south, which is not there: its node is not connected."
+    )
+
+
 def test_the_timeline_is_drawn_anew_where_there_is_something_to_see():
     """An ask under way moves it by a pixel, and of a campaign of hours not once a second."""
     drawing, now = telling.Drawing(), 2_000_000.0

@@ -26,6 +26,7 @@ TASKS = {
 }
 MOST_LINES = 600  # of the timeline
 MOST_TIMES = 100  # of its table
+MOST_NAMED = 3  # sites at work of which the head says what they do
 PIXELS = 900  # a drawing is made anew when its end has moved by one
 SOONEST_S = 5.0  # of work, before the time left is guessed
 
@@ -99,11 +100,13 @@ def waits(sites: Iterable[Facts]) -> str:
     Args:
         sites: cards.
     """
-    parts = []
-    for site in sites:
-        if site["state"] in ("away", "working", "asked"):
-            parts.append(f"{site['name']}, which {site['words']}{far(site)}")
-    return f"Waits for {'; '.join(parts)}." if parts else ""
+    cards = [site for site in sites if site["state"] in ("away", "working", "asked")]
+    away = [f"{site['name']}, which {site['words']}" for site in cards if site["state"] == "away"]
+    there = [site for site in cards if site["state"] != "away"]
+    parts = [f"{site['name']}, which {site['words']}{far(site)}" for site in there]
+    if len(parts) > MOST_NAMED:
+        parts = [f"{len(there)} sites at work: {', '.join(site['name'] for site in there)}"]
+    return f"Waits for {'; '.join([*parts, *away])}." if cards else ""
 
 
 def far(site: Facts) -> str:

@@ -221,4 +221,5 @@ def _round(seconds: float) -> float:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 13 else f"{name[:12]}…"
+    """A name that has room beside its lane; names that begin alike often end otherwise."""
+    return name if len(name) <= 12 else f"{name[:5]}…{name[-6:]}"
