@@ -51,7 +51,7 @@ class Pass:
         deep: the net's own forward pass gives logits of several levels.
 
     Raises:
-        ConfigError: deep supervision is asked of a net without levels.
+        ConfigError: deep supervision is asked of a net without levels; or there are fewer devices than are asked for.
     """
 
     def __init__(
@@ -89,7 +89,6 @@ class Pass:
         """Passes are made within the block: dropout draws from the step, and no kernel is chosen by timing.
 
         Raises:
-            ConfigError: there are fewer devices than are asked for.
             NetError: the net, or what goes with it, cannot be handed to another process.
             DeviceError: a further device fails.
         """
@@ -124,7 +123,7 @@ class Pass:
         return self._alone(x, y, step)
 
     def _may_be_shared(self) -> bool:
-        if devices.here().devices == 1:
+        if len(devices.together()) == 1:
             return False
         if (found := across_images(self.net)) is not None:
             log.warning("'%s' is a %s, which looks at all images of a batch: one device trains this net", *found)
