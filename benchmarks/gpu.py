@@ -5,6 +5,7 @@ Everything goes through fedmerge's own loop, with batches that begin on the CPU;
 optimiser in a plain loop whose one batch lies on the device.
 
     python benchmarks/gpu.py                                           # on CUDA
+    python benchmarks/gpu.py --devices 4                               # and several of them together
     python benchmarks/gpu.py --device cpu --patch 32 --base 4 --depth 3 --steps 2 --peak 512    # does it run?
 
 prints a line for each figure, with bounds where there are any, and exits with 1 when one is missed.
@@ -49,6 +50,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="steps of each round")
     parser.add_argument("--models", type=int, nargs="*", default=[2, 5], help="numbers of models to adapt")
     parser.add_argument("--peak", type=int, default=8192, help="side of the matrices of the product")
+    parser.add_argument("--devices", type=int, default=1, help="how many share a step in the line about several")
     parser.add_argument("--json", help="a file for the figures")
     return parser.parse_args()
 
@@ -135,6 +137,17 @@ def ours(bench: Bench, how: str = "never") -> Callable[[int], None]:
     with devices.using(Hardware(recompute=how)):  # type: ignore[arg-type]  # one of the words
         run = bench.run(bench.net())
     return lambda count: run.advance(run.step + count)
+
+
+def several(bench: Bench, count: int) -> float:
+    """Seconds of a training step of `count` devices, each with a batch like that of one."""
+    bench.x, bench.y, x, y = torch.cat([bench.x] * count), torch.cat([bench.y] * count), bench.x, bench.y
+    with devices.using(Hardware(str(bench.device), devices=count)):
+        run = bench.run(bench.net())
+        seconds, gib = bench.taken(lambda steps: run.advance(run.step + steps), bench.steps)
+    bench.x, bench.y = x, y
+    bench.tell(f"fedmerge, a training step of {count} devices", seconds, gib)
+    return seconds
 
 
 def adaptation(bench: Bench, models: int) -> Callable[[int], None]:
@@ -229,6 +242,11 @@ def main() -> int:
     bench.tell("fedmerge, a training step", step, gib, step / rival, "training")
     sparing, gib = bench.taken(ours(bench, "always"), args.steps)
     bench.tell("fedmerge, a training step in less memory", sparing, gib, sparing / step)
+    if args.devices > 1:
+        rate, single = args.devices * args.batch / several(bench, args.devices), args.batch / step
+        bench.figures["several"] = {"images_per_second": rate, "of_one": single}
+        of = rate / single / args.devices
+        print(f"{args.devices} devices: {rate:.2f} images/s, {of:.3f} of {args.devices} times one")
     peak, needed = product(bench, args.peak), operations(bench)
     share = needed / step / peak
     bench.figures["share"] = {"of_peak": share, "flop": needed, "peak_flops": peak}

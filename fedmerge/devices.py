@@ -1,7 +1,8 @@
 """Where a net is trained, and in which precision."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -26,15 +27,18 @@ class Hardware:
         compile: `torch.compile` for trainings whose forward pass is the net's own.
         recompute: whether trainings save memory by computing parts twice (`recompute`): always, never, or from the
             first step on that does not fit.
+        devices: how many share each training, `device` being the first: a number, or all CUDA devices from it on.
     """
 
     device: str = "auto"
     compile: bool = False
     recompute: Literal["auto", "always", "never"] = "auto"
+    devices: int | Literal["all"] = 1
 
 
 ANY = Hardware()
 _HERE: ContextVar[Hardware] = ContextVar("hardware", default=ANY)
+_ENDS: ContextVar[ExitStack] = ContextVar("ends")
 
 
 def here() -> Hardware:
@@ -45,11 +49,15 @@ def here() -> Hardware:
 @contextmanager
 def using(hardware: Hardware) -> Iterator[None]:
     """Within the block, in this thread, the machine is used so."""
-    token = _HERE.set(hardware)
-    try:
+    with ExitStack() as ends:
+        ends.callback(_HERE.reset, _HERE.set(hardware))
+        ends.callback(_ENDS.reset, _ENDS.set(ends))
         yield
-    finally:
-        _HERE.reset(token)
+
+
+def at_end(do: Callable[[], object]) -> None:
+    """Have this done when the innermost block of `using` ends, the last first; there has to be one."""
+    _ENDS.get().callback(do)
 
 
 def resolve(device: str | torch.device = "auto") -> torch.device:
@@ -71,6 +79,31 @@ def resolve(device: str | torch.device = "auto") -> torch.device:
     if found.type == "cuda" and found.index is not None and found.index >= torch.cuda.device_count():
         raise ConfigError(f"device {device} was asked for, but there are {torch.cuda.device_count()} CUDA devices here")
     return found
+
+
+def together() -> tuple[torch.device, ...]:
+    """The devices that share a training here: that of `here()`, and those after it.
+
+    On a processor they are processes, each with as many threads as the first.
+
+    Raises:
+        ConfigError: as `resolve`; or there are fewer than are asked for.
+    """
+    first, wanted = resolve(), here().devices
+    if wanted == 1:
+        return (first,)
+    if first.type == "cuda":
+        at = first.index or 0
+        there, what = torch.cuda.device_count() - at, f"from cuda:{at} on there are"
+    else:
+        at, there, what = 0, os.cpu_count() or 1, "the cores of this machine are"
+    if wanted == "all":
+        wanted = there if first.type == "cuda" else 1
+    if wanted > there:
+        raise ConfigError(f"devices = {wanted} was asked for, but {what} {there}")
+    if first.type != "cuda":
+        return (first,) * wanted
+    return tuple(torch.device("cuda", at + k) for k in range(wanted))
 
 
 def precision(device: torch.device, wanted: str = "auto") -> torch.dtype | None:
@@ -132,10 +165,12 @@ def describe(device: str | torch.device = "auto", wanted: str = "auto") -> str:
     where = resolve(device)
     kind = "bfloat16" if precision(where, wanted) is not None else "float32"
     compiled = ", compiled" if here().compile else ""
+    if (count := len(together())) > 1:
+        compiled += f", {count} devices"
     if where.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(where)}), {kind}{compiled}"
-    count = torch.get_num_threads()
-    return f"cpu, {count} thread{'s' if count > 1 else ''}, {kind}{compiled}"
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' if threads > 1 else ''}, {kind}{compiled}"
 
 
 def layout(x: Tensor) -> torch.memory_format:

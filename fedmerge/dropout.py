@@ -2,11 +2,15 @@
 
 A run that draws its masks from (seed, step) can be resumed in the middle, leaves the caller's random numbers
 alone, and does not notice other runs in other threads, which share the global generator.
+
+Where several devices share a batch, each draws the masks of all its images and takes those of its own: they are the
+masks that one device would have drawn.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,6 +19,28 @@ from torch import Tensor, nn
 from fedmerge.errors import NetError
 
 WHOLE_CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+@dataclass
+class Share:
+    """Which images of a batch a pass is about: `count` of `whole`, the first of them at `begin`; all if whole is 0."""
+
+    begin: int = 0
+    count: int = 0
+    whole: int = 0
+
+    def rows(self, length: int) -> tuple[int, int]:
+        """Where a tensor of so many rows begins in that of the whole batch, and how many rows that one has.
+
+        Rows are images, or as many for each image, one image after the other. Otherwise they count as a whole batch.
+        """
+        if not self.whole or length % self.count:
+            return 0, length
+        each = length // self.count
+        return self.begin * each, self.whole * each
+
+
+ALL = Share()
 
 
 def active(net: nn.Module) -> list[nn.Module]:
@@ -38,11 +64,11 @@ def number(seed: int, step: int) -> int:
 
 
 @contextmanager
-def drawn_from(layers: Iterable[nn.Module], generator: torch.Generator) -> Iterator[None]:
-    """Within the block the layers draw from `generator`, which lives on the device of their input."""
+def drawn_from(layers: Iterable[nn.Module], generator: torch.Generator, share: Share = ALL) -> Iterator[None]:
+    """Within the block the layers draw from `generator`, which lives on the device of their input, for this share."""
     layers = list(layers)
     for layer in layers:
-        layer.forward = partial(_forward, layer, generator)
+        layer.forward = partial(_forward, layer, generator, share)
     try:
         yield
     finally:
@@ -50,11 +76,12 @@ def drawn_from(layers: Iterable[nn.Module], generator: torch.Generator) -> Itera
             del layer.forward  # the class's own shows again
 
 
-def _forward(layer: nn.Module, generator: torch.Generator, x: Tensor) -> Tensor:
+def _forward(layer: nn.Module, generator: torch.Generator, share: Share, x: Tensor) -> Tensor:
     if not layer.training:
         return x
     keep = 1.0 - float(layer.p)  # type: ignore[arg-type]
+    begin, whole = share.rows(len(x))
     # (B, C, 1, ...) for whole channels, else one draw per element
-    shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if isinstance(layer, WHOLE_CHANNELS) else x.shape
-    mask = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(keep, generator=generator)
-    return x * mask.div_(keep)
+    shape = (x.shape[1], *[1] * (x.ndim - 2)) if isinstance(layer, WHOLE_CHANNELS) else x.shape[1:]
+    mask = torch.empty((whole, *shape), dtype=x.dtype, device=x.device).bernoulli_(keep, generator=generator)
+    return x * mask[begin : begin + len(x)].div_(keep)

@@ -4,6 +4,7 @@
     ├── ConfigError       a campaign, a site's file or an option of the command says something impossible
     ├── DataError         a file of a site cannot be used as it is
     ├── NetError          a net cannot be merged as it is (buffers, names, shapes)
+    ├── DeviceError       one of several devices that train together failed
     ├── Refused           something came from another party and is not what was agreed
     │   └── SealError     a sealed file could not be opened; it never says why
     └── CampaignStopped   a campaign ended before its time; what it had is on disk
@@ -28,6 +29,10 @@ class DataError(FedmergeError):
 
 class NetError(FedmergeError):
     """A net cannot be merged as it is."""
+
+
+class DeviceError(FedmergeError):
+    """One of several devices that train together failed, or does not answer."""
 
 
 class Refused(FedmergeError):

@@ -12,6 +12,7 @@ a voxel by a softmax, or regions that may overlap (`fedmerge.regions`).
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from fedmerge import params
+from fedmerge import params, workers
 from fedmerge.errors import DataError, NetError, Refused
 from fedmerge.params import Params
 
@@ -206,36 +207,75 @@ def _loop(
     likelihood: Likelihood,
     progress: Callable[[int], None] | None,
 ) -> Sums:
-    """Sum of squared gradients, a case at a time: a forward and a backward pass for each, or for some of its pieces."""
+    """Sum of squared gradients, a case at a time, or one on each device; the sum is taken in the order of the cases."""
     wanted = list(weights.values())
     squares = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in wanted]
+
+    def draw(piece: Piece) -> Tensor:
+        return _uniform((likelihood.draws * piece.label.numel(),), generator)
+
+    items = (
+        (count, case, [draw(piece) for piece in case] if labels == "sampled" else None)
+        for count, case in enumerate(cases, start=1)
+    )
+    make = partial(_Score, net, tuple(weights), likelihood)
+    score, others = make(wanted[0].device), workers.here(wanted[0].device)
+    if others is not None:
+        others.hold(make, make)
+    scores = (score(*item) for item in items) if others is None else others.in_turn(score, items)
     count = 0
-    for count, case in enumerate(cases, start=1):
-        score: list[Tensor] = []
-        for start in range(0, len(case), TOGETHER):
-            some = case[start : start + TOGETHER]
-            logits = net(torch.stack([piece.image for piece in some]).to(wanted[0]))
-            size = logits.shape[2:]
-            if labels == "sampled":
-                truth = likelihood.sample(logits, _uniform((len(some), likelihood.draws, *size), generator).to(logits))
-            else:
-                truth = torch.stack([piece.label for piece in some]).to(logits.device).reshape(len(some), 1, *size)
-                values = logits.shape[1] if likelihood.values is None else likelihood.values
-                if not 0 <= int(truth.min()) <= int(truth.max()) < values:
-                    raise DataError(
-                        f"case {count} expected labels from 0 to {values - 1}, "
-                        f"got {int(truth.min())} to {int(truth.max())}"
-                    )
-                truth = likelihood.read(truth)
-            if any(piece.own for piece in some):
-                truth = _counted(truth.reshape(len(some), -1, *size).long(), some)
-            # d log p(case) = sum over pieces of d log p(piece)
-            own = torch.autograd.grad(likelihood.log(logits, truth).sum(), wanted, materialize_grads=True)
-            score = list(torch._foreach_add(score, own)) if score else list(own)
-        torch._foreach_addcmul_(squares, score, score)
+    for count, own in enumerate(scores, start=1):
+        torch._foreach_addcmul_(squares, own, own)
         if progress:
             progress(count)
     return squares, count
+
+
+class _Score:
+    """The gradient of a case's log-likelihood, on one of the devices that share the cases.
+
+    Args:
+        net: as for `diagonal`.
+        names: the parameters wanted.
+        likelihood: as for `diagonal`.
+    """
+
+    def __init__(self, net: nn.Module, names: tuple[str, ...], likelihood: Likelihood, _device: torch.device) -> None:
+        own = dict(net.named_parameters())
+        self._net, self._likelihood = net, likelihood
+        self._wanted = [own[name] for name in names]
+
+    def __call__(self, count: int, case: list[Piece], uniform: list[Tensor] | None) -> list[Tensor]:
+        """Of the case of this number, a forward and a backward pass for each, or for some of its pieces.
+
+        The labels are drawn by the random numbers, (draws * voxels,) for each piece; observed where there are none.
+        """
+        score: list[Tensor] = []
+        log, sampled, read, n, values = self._likelihood
+        with _evaluation(self._net, set(self._wanted)):
+            for start in range(0, len(case), TOGETHER):
+                some = case[start : start + TOGETHER]
+                logits = self._net(torch.stack([piece.image for piece in some]).to(self._wanted[0]))
+                size = logits.shape[2:]
+                if uniform is not None:
+                    draws = torch.stack(uniform[start : start + TOGETHER])
+                    truth = sampled(logits, draws.reshape(len(some), n, *size).to(logits))
+                else:
+                    truth = torch.stack([piece.label for piece in some]).to(logits.device).reshape(len(some), 1, *size)
+                    _check(truth, count, logits.shape[1] if values is None else values)
+                    truth = read(truth)
+                if any(piece.own for piece in some):
+                    truth = _counted(truth.reshape(len(some), -1, *size).long(), some)
+                # d log p(case) = sum over pieces of d log p(piece)
+                own = torch.autograd.grad(log(logits, truth).sum(), self._wanted, materialize_grads=True)
+                score = list(torch._foreach_add(score, own)) if score else list(own)
+        return score
+
+
+def _check(truth: Tensor, count: int, values: int) -> None:
+    low, high = int(truth.min()), int(truth.max())
+    if not 0 <= low <= high < values:
+        raise DataError(f"case {count} expected labels from 0 to {values - 1}, got {low} to {high}")
 
 
 def _counted(truth: Tensor, pieces: list[Piece]) -> Tensor:

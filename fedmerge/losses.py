@@ -1,10 +1,13 @@
 """The losses: mean Dice plus cross-entropy for label maps and regions, cross-entropy for classes; at several levels."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fedmerge.errors import ConfigError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Logits = Tensor | Sequence[Tensor]  # of one level, or of several, the finest first
@@ -53,6 +56,31 @@ def cross_entropy() -> Loss:
         (logits (B, K) float32, labels (B,) int64) -> scalar.
     """
     return F.cross_entropy
+
+
+def check_mean(loss: Loss, logits: Logits, labels: Tensor) -> None:
+    """Refuse a loss that is no mean over images: the gradients of parts of a batch would not add up to its own.
+
+    It is tried on an image and its negative.
+
+    Args:
+        loss: (logits, labels) -> scalar.
+        logits: of at least one image, as for `at_levels`.
+        labels: likewise.
+
+    Raises:
+        ConfigError: of the two images it is another number than the mean of both.
+    """
+    with torch.no_grad():
+        finest = (logits if isinstance(logits, Tensor) else logits[0])[:1]
+        label = labels[:1]
+        both = float(at_levels(loss, torch.cat([finest, -finest]), torch.cat([label, label])))
+        mean = (float(at_levels(loss, finest, label)) + float(at_levels(loss, -finest, label))) / 2
+    if math.isfinite(mean) and not math.isclose(both, mean, rel_tol=1e-3, abs_tol=1e-6):
+        raise ConfigError(
+            f"with several devices the loss expected to be a mean over images: of two images it is {both:g}, "
+            f"and the mean of both is {mean:g}"
+        )
 
 
 def at_levels(loss: Loss, logits: Logits, labels: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def hardware(site: Site) -> list[Line]:
     try:
         return [Line("hardware", "ok", f"trains on {machine.described(site.hardware)}")]
     except FedmergeError as error:
-        return [Line("hardware", "error", str(error), "edit `device` of [hardware] in site.toml")]
+        return [Line("hardware", "error", str(error), "edit `device` and `devices` of [hardware] in site.toml")]
 
 
 def data(site: Site, patch: Sequence[int] | None, field: str = "centre") -> list[Line]:

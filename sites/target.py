@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from fedmerge import params, parts, tasks, training, whole, wire
+from fedmerge import devices, params, parts, tasks, training, whole, wire
 from fedmerge.errors import Refused
 from fedmerge.fusion import fitting
 from fedmerge.params import Params
@@ -190,6 +190,11 @@ def pull(site: Site, task: dict[str, Any], payload: Payload) -> Answer:
     """Far: one step on merged weights that the server made; the state of S waits on the site's disk."""
     asked = tasks.from_table(tasks.Pull, task, "server")
     row, step, began = asked.row, asked.step, time.monotonic()
+    with devices.using(replace(devices.here(), devices=1)):  # a single step: to begin a process for it takes longer
+        return _pulled(site, row, step, payload, began)
+
+
+def _pulled(site: Site, row: tasks.Row, step: int, payload: Payload, began: float) -> Answer:
     settings = row.adapt or {}
     folder = site.work / "rows" / row.key
     done, state = folder / f"pulled-{step}.safetensors", folder / f"far-{step}.safetensors"

@@ -166,13 +166,15 @@ def test_the_noise_of_the_sum_has_the_standard_deviation_sigma_times_the_norm():
     like = [torch.zeros(100, 100), torch.zeros(10_000)]
     zeros = [torch.zeros_like(p) for p in like]
     how = Mechanism(0.5, sigma, clip, 10)
-    noised = mechanism.released(lambda k: zeros, like, how, 10, noise.repeatable(0, "test")(0))
+    noised = mechanism.released(lambda drawn: [zeros for _ in drawn], like, how, 10, noise.repeatable(0, "test")(0))
     total = flat(noised) * how.rate * how.patients
     assert abs(float(total.std()) / (sigma * clip) - 1) < 0.02
     assert abs(float(total.mean())) < 4 * sigma * clip / math.sqrt(20_000)
     tail = float((total.abs() > 1.96 * sigma * clip).double().mean())
     assert abs(tail - 0.05) < 0.008
-    silent = mechanism.released(lambda k: zeros, like, Mechanism(0.5, 0.0, clip, 10), 10, noise.fresh()(0))
+    silent = mechanism.released(
+        lambda drawn: [zeros for _ in drawn], like, Mechanism(0.5, 0.0, clip, 10), 10, noise.fresh()(0)
+    )
     assert float(flat(silent).std()) == 0.0  # noise that is off does not look like noise
 
 

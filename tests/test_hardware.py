@@ -1,8 +1,10 @@
 """A site's own hardware: what the table says, that trainings follow it, and that a missing device is told early."""
 
+import json
 import re
 from dataclasses import replace
 
+import psutil
 import pytest
 import test_campaign as campaigns
 import torch
@@ -11,7 +13,7 @@ from small import campaign, hospitals
 from test_site_config import HOSPITAL
 from test_training import net, run, told
 
-from fedmerge import devices, params
+from fedmerge import cli, devices, params
 from fedmerge.devices import Hardware
 from fedmerge.errors import ConfigError, FedmergeError
 from sites import config, findings, hardware, preflight
@@ -87,3 +89,25 @@ def test_a_campaign_follows_each_site_s_own_table(tmp_path):
         campaigns.run(path, tmp_path / "missing")
     assert "device cuda:99 was asked for, but" in (tmp_path / "missing/sites/north/site.log").read_text()
     assert not list((tmp_path / "missing").rglob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_campaign_whose_sites_have_two_devices_comes_to_the_same_scores(tmp_path):
+    """All three sites, by the command: Dice and ratios to rounding, other contributions, and no process left."""
+    path = campaign(hospitals(tmp_path / "hospitals"))
+    found = []
+    for table in ("", '\nhardware = { device = "cpu", devices = 2 }'):
+        path.write_text(path.read_text().replace("[[site]]", f"[[site]]{table}"))
+        out = tmp_path / f"out{len(found)}"
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["simulate", str(path), "--methods", "t-imm", "--out", str(out)])
+        assert not ended.value.code
+        found.append(json.loads((out / "results.json").read_text()))
+    one, two = found
+    for before, after in zip(one["rows"], two["rows"], strict=True):
+        for old, new in zip(before["cases"], after["cases"], strict=True):
+            assert new["dice"] == pytest.approx(old["dice"], abs=5e-3)
+        assert set(before["contributions"].values()).isdisjoint(after["contributions"].values())
+    for group, ratios in one["ratios"][0]["groups"].items():
+        assert two["ratios"][0]["groups"][group] == pytest.approx(ratios, abs=1e-3)
+    assert not [p for p in psutil.Process().children(recursive=True) if "fedmerge.worker" in p.cmdline()]

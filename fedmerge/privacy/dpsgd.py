@@ -23,7 +23,7 @@ runs are therefore never equal. With other data, it is refused.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -33,8 +33,9 @@ import torch
 from torch import Tensor, nn
 
 from fedmerge import checkpoint as disk
-from fedmerge import devices, dropout, losses, optimiser, params, schedules
+from fedmerge import devices, dropout, losses, optimiser, params, schedules, workers
 from fedmerge.errors import ConfigError, NetError
+from fedmerge.passes import across_images
 from fedmerge.privacy import noise
 from fedmerge.privacy.mechanism import Mechanism, released
 from fedmerge.privacy.noise import Streams
@@ -101,9 +102,11 @@ def train(
     rates = dict.fromkeys(own, settings.lr) if rates is None else dict(rates)
     trained = optimiser.open_gradients(own, rates)
     adamw = optimiser.adamw(own, rates, settings.weight_decay)
-    layers, masks = dropout.active(net), torch.Generator(where)
-    loss = losses.dice_ce() if loss is None else loss
-    through = through or (lambda net, x, step: (answer(settings, net, x), None))
+    make = partial(
+        _Gradient, net, tuple(rates),
+        seed=seed, dtype=dtype, loss=losses.dice_ce() if loss is None else loss,
+        through=through or (lambda net, x, step: (answer(settings, net, x), None)),
+    )  # fmt: skip
     facts = {
         "settings": settings.facts, "mechanism": asdict(mechanism), "seed": seed, "rates": rates,
         "shapes": params.shapes(net), "data": digest(patients),
@@ -116,38 +119,78 @@ def train(
     clock, was = time.perf_counter(), net.training
     records: list[Record] = []
 
-    def gradient(step: int, k: int) -> Sequence[Tensor | None]:
-        seen = patients[k] if view is None else view(step, k)
-        x, y = (torch.stack(parts).to(where) for parts in zip(*seen, strict=True))
-        if layers:
-            masks.manual_seed(dropout.number(seed, step))  # one mask for all patients of a step
-        with torch.autocast(where.type, dtype) if dtype is not None else nullcontext():
-            logits, more = through(net, x, step)
-        total = losses.at_levels(loss, logits, y)
-        total = total if more is None else total + more
-        return torch.autograd.grad(total, trained, allow_unused=True)
-
     net.train()
-    with dropout.drawn_from(layers, masks), devices.same_kernels(where):
-        for step in range(began, settings.steps):
-            s = settings
-            factor = schedules.factor(s.schedule, step, max(1, s.steps), final=s.final, cycles=s.cycles)
-            lr = optimiser.scale(adamw, factor)
-            mean = released(partial(gradient, step), trained, mechanism, len(patients), streams(step))
-            for p, value in zip(trained, mean, strict=True):
-                p.grad = optimiser.like(p, value)
-            adamw.step()
-            done = step + 1
-            if checkpoint is not None and (done == s.steps or (checkpoint_every and done % checkpoint_every == 0)):
-                _save(checkpoint, identity, net, own, adamw, done)
-            if progress is not None and (done == s.steps or done % max(1, s.steps // 20) == 0):
-                records.append(Record(done, None, lr, None, time.perf_counter() - clock))
-                progress(records[-1])
+    others = workers.here(where)
+    if others is not None:
+        others.hold(make, make)
+    gradient = make(where)
+
+    def gradients(step: int, drawn: Sequence[int]) -> Iterator[Sequence[Tensor | None]]:
+        seen = (patients[k] if view is None else view(step, k) for k in drawn)
+        pairs = ([torch.stack(parts) for parts in zip(*one, strict=True)] for one in seen)
+        items = ((step, x, y, list(own.values())) for x, y in pairs)
+        return others.in_turn(gradient, items) if others is not None else (gradient(*item) for item in items)
+
+    for step in range(began, settings.steps):
+        s = settings
+        factor = schedules.factor(s.schedule, step, max(1, s.steps), final=s.final, cycles=s.cycles)
+        lr = optimiser.scale(adamw, factor)
+        mean = released(partial(gradients, step), trained, mechanism, len(patients), streams(step))
+        for p, value in zip(trained, mean, strict=True):
+            p.grad = optimiser.like(p, value)
+        adamw.step()
+        done = step + 1
+        if checkpoint is not None and (done == s.steps or (checkpoint_every and done % checkpoint_every == 0)):
+            _save(checkpoint, identity, net, own, adamw, done)
+        if progress is not None and (done == s.steps or done % max(1, s.steps // 20) == 0):
+            records.append(Record(done, None, lr, None, time.perf_counter() - clock))
+            progress(records[-1])
     net.train(was)
     for name, p in own.items():
         p.requires_grad_(before[name])
         p.grad = None
     return History(tuple(records), settings.steps, settings.steps, time.perf_counter() - clock)
+
+
+class _Gradient:
+    """The gradient of the mean loss over a patient's cases, on one of the devices that share the patients of a step.
+
+    Args:
+        net: in training mode.
+        names: of what is trained.
+        device: where.
+        seed: of the dropout masks.
+        dtype: for autocast.
+        loss: as for `train`.
+        through: as for `train`.
+    """
+
+    def __init__(
+        self, net: nn.Module, names: Sequence[str], device: torch.device,
+        *, seed: int, dtype: torch.dtype | None, loss: losses.Loss, through: Through,
+    ) -> None:  # fmt: skip
+        devices.place(net, device)
+        own = dict(net.named_parameters())
+        self._net, self._own, self._device = net, list(own.values()), device
+        self._trained = [own[name] for name in names]
+        self._seed, self._dtype, self._loss, self._through = seed, dtype, loss, through
+        self._layers, self._masks = dropout.active(net), torch.Generator(device)
+
+    def __call__(self, step: int, x: Tensor, y: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """One for each trained parameter that has one, with these weights in the net."""
+        with torch.no_grad():
+            for p, value in zip(self._own, weights, strict=True):
+                if p is not value:  # on a further device
+                    p.copy_(value)
+        x, y = x.to(self._device), y.to(self._device)
+        if self._layers:
+            self._masks.manual_seed(dropout.number(self._seed, step))  # one mask for all patients of a step
+        with dropout.drawn_from(self._layers, self._masks), devices.same_kernels(self._device):
+            with torch.autocast(self._device.type, self._dtype) if self._dtype is not None else nullcontext():
+                logits, more = self._through(self._net, x, step)
+            total = losses.at_levels(self._loss, logits, y)
+            total = total if more is None else total + more
+            return torch.autograd.grad(total, self._trained, allow_unused=True)
 
 
 def check(net: nn.Module, settings: Settings) -> None:
@@ -165,14 +208,11 @@ def check(net: nn.Module, settings: Settings) -> None:
     ):
         if value := getattr(settings, name):
             raise ConfigError(f"with differential privacy {name} expected 0, got {value}: {why}")
-    for name, module in net.named_modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and (
-            isinstance(module, nn.modules.batchnorm._BatchNorm) or module.track_running_stats
-        ):
-            raise NetError(
-                f"'{name}' is a {type(module).__name__}, which keeps statistics of all cases that it sees: "
-                "expected a net without such layers where patients are protected one by one"
-            )
+    if (found := across_images(net)) is not None:
+        raise NetError(
+            f"'{found[0]}' is a {found[1]}, which keeps statistics of all cases that it sees: "
+            "expected a net without such layers where patients are protected one by one"
+        )
 
 
 def digest(patients: Sequence[Patient]) -> str:

@@ -78,13 +78,13 @@ def add_noise(total: Sequence[Tensor], std: float, stream: Stream) -> None:
 
 
 def released(
-    gradient: Callable[[int], Sequence[Tensor | None]], like: Sequence[Tensor], mechanism: Mechanism, people: int,
-    stream: Stream,
+    gradients: Callable[[Sequence[int]], Iterable[Sequence[Tensor | None]]], like: Sequence[Tensor],
+    mechanism: Mechanism, people: int, stream: Stream,
 ) -> list[Tensor]:  # fmt: skip
     """The noised mean of one step: all that anybody ever learns of the patients in it.
 
     Args:
-        gradient: of the mean loss over a patient's cases, for the k-th of `people`.
+        gradients: those of the mean loss over a patient's cases, for each of these of `people`, in their order.
         like: the parameters.
         mechanism: the draw, the norm and the noise.
         people: how many patients there really are, which nobody outside need know.
@@ -94,7 +94,7 @@ def released(
         a float64 tensor for each parameter.
     """
     drawn = draw(people, mechanism.rate, stream)
-    total = clipped_sum((gradient(k) for k in drawn), like, mechanism.clip)
+    total = clipped_sum(gradients(drawn), like, mechanism.clip)
     add_noise(total, mechanism.noise_multiplier * mechanism.clip if mechanism.noise_multiplier else 0.0, stream)
     expected = mechanism.rate * mechanism.patients
     return [value / expected for value in total]
