@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: simulate test slow lint format docs flwr clean
+.PHONY: simulate test slow lint format docs gallery flwr clean
 
 simulate: $(STAMP)
 	$(BIN)/fedmerge simulate --out runs/simulate --resume
@@ -30,6 +30,10 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+
+# The stories of docs/gallery, run anew: what comes out is written onto their pages, their pictures beside them.
+gallery: $(STAMP)
+	$(BIN)/python tests/stories.py
 
 # The default campaign through Flower's own runtime, in this folder, with a Flower home of its own.
 flwr: $(STAMP)
