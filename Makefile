@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: simulate test slow lint format docs viewer flwr clean
+.PHONY: simulate test slow lint format docs gallery viewer flwr clean
 
 simulate: $(STAMP)
 	$(BIN)/fedmerge simulate --out runs/simulate --resume
@@ -30,6 +30,10 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+
+# The stories of docs/gallery, run anew: what comes out is written onto their pages, their pictures beside them.
+gallery: $(STAMP)
+	$(BIN)/python tests/stories.py
 
 # NiiVue for the page of `fedmerge report`, as package-lock.json pins it: one file and its licences, which a wheel that is
 # built afterwards has in it. It needs node and npm. Without it the page draws slices by itself, and nothing else changes.

@@ -30,7 +30,8 @@ suppress_warnings = ["misc.highlighting_failure"]  # campaign files show `...` i
 
 def elsewhere(_app: Sphinx, page: str, source: list[str]) -> None:
     """Links to files that are no pages lead to the repository."""
-    source[0] = re.sub(r"\]\((?:\.\./)+([^)#]+\.?[^)]*)\)", rf"]({REPOSITORY}/\1)", source[0])
+    out = re.escape("../" * (page.count("/") + 1))  # of this folder
+    source[0] = re.sub(rf"\]\({out}([^)#]+\.?[^)]*)\)", rf"]({REPOSITORY}/\1)", source[0])
     source[0] = re.sub(r"\]\((evidence/[^)]+\.json)\)", rf"]({REPOSITORY}/docs/\1)", source[0])
 
 

@@ -18,6 +18,10 @@ from sites.volumes import Volume
 
 T = TypeVar("T")
 
+UNLABELLED = "shows none of the site's labels"
+FEW = 3
+"""So many cases without a label are told one by one; more are told in one line, as where few patients have a lesion."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -88,6 +92,7 @@ def check(
     for done, one in enumerate(chosen, start=1):
         findings += CASES.get(site.data.layout, _case)(site, one, names, box, seen)
         report(site.name, "checking files", done, len(chosen))
+    findings = _together(findings, site, len(chosen))
     if told := seen.told(names[0], len(chosen)):
         findings.append(Finding(site.name, "", "warning", f"{site.name}: {told}"))
     if not any(f.severity == "error" for f in findings):
@@ -201,6 +206,16 @@ def _about_split(site: Site, split: cases.Split) -> list[Finding]:
     return findings
 
 
+def _together(findings: Sequence[Finding], site: Site, cases: int) -> list[Finding]:
+    """The findings, those of many cases without a label as one, in the place of the first."""
+    bare = [f for f in findings if f.sentence.endswith(UNLABELLED)]
+    if len(bare) <= FEW:
+        return list(findings)
+    sentence = f"{site.name}: {len(bare)} of {cases} label maps show none of the site's labels, {bare[0].file} first"
+    one = Finding(site.name, "", "warning", sentence)
+    return [one if f is bare[0] else f for f in findings if f is bare[0] or f not in bare]
+
+
 def _case(site: Site, found: Found, names: Sequence[str], patch: Sequence[int] | None, seen: Tally) -> list[Finding]:
     """All that is wrong with one case; counts into `seen` what it shows."""
     findings: list[Finding] = []
@@ -245,7 +260,7 @@ def _case(site: Site, found: Found, names: Sequence[str], patch: Sequence[int] |
         return findings
     seen.labels.update(int(k) for k in np.unique(truth))
     if not truth.any():
-        add(found.label, "warning", f"{name} shows none of the site's labels")
+        add(found.label, "warning", f"{name} {UNLABELLED}")
     elif patch is not None and images and truth.shape == images[0][1].data.shape:
         share = looking.outside(truth, [volume for _, volume in images], mask, site, patch)
         if share > 0.05:

@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+STORIES = sorted((ROOT / "docs/gallery").glob("*.md"))
+"""The pages of the gallery: each is a script as a whole, see `stories`."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,10 @@ class Block:
         return f"{self.page.name}:{self.line}"
 
 
-def blocks(*languages):
-    """The fenced blocks of all pages in these languages."""
+def blocks(*languages, pages=PAGES):
+    """The fenced blocks of these pages in these languages."""
     found = []
-    for page in PAGES:
+    for page in pages:
         text = page.read_text(encoding="utf-8")
         for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
             if match[1] in languages:
@@ -35,11 +37,11 @@ def blocks(*languages):
     return found
 
 
-def commands():
+def commands(pages=PAGES):
     """Each command of the shell blocks as words, in the order of the pages."""
     return [
         words
-        for block in blocks("sh", "console")
+        for block in blocks("sh", "console", pages=pages)
         for line in block.text.replace("\\\n", " ").splitlines()
         if (words := shlex.split(line, comments=True))
     ]

@@ -36,6 +36,19 @@ def test_fuse_takes_the_mean(models, tmp_path, capsys):
     assert capsys.readouterr().out == f"{out}: 2 tensors merged from 2 files by mean.\n"
 
 
+def test_fuse_warns_of_models_without_a_common_start(tmp_path, capsys):
+    """Plain files say nothing of where they began; their weights do. What is merged is merged all the same."""
+    start, change, other = (torch.randn(30, 20, generator=torch.Generator().manual_seed(k)) for k in range(3))
+    paths = {name: tmp_path / f"{name}.safetensors" for name in ("start", "kin", "stranger", "out")}
+    for name, value in (("start", start), ("kin", start + 2 * change), ("stranger", other)):
+        save_file({"conv.weight": value, "norm.bias": torch.ones(20)}, paths[name])
+    assert command("fuse", paths["start"], paths["kin"], "--out", paths["out"]) == 0
+    assert capsys.readouterr().err == ""
+    assert command("fuse", paths["start"], paths["stranger"], "--out", paths["out"], "--overwrite") == 0
+    assert "stranger.safetensors do not look as if their trainings had begun" in capsys.readouterr().err
+    torch.testing.assert_close(load_file(paths["out"])["conv.weight"], (start + other) / 2)
+
+
 def test_fuse_takes_given_ratios(models, tmp_path):
     """A quarter of 1 and three quarters of 3 are 2.5."""
     out = tmp_path / "m.safetensors"

@@ -11,7 +11,7 @@ import nibabel
 import pytest
 import torch
 from commandline import leaves
-from pages import PAGES, README, ROOT, blocks, commands, named, only_campaign, prose, tables
+from pages import PAGES, README, ROOT, STORIES, blocks, commands, named, only_campaign, prose, tables
 from safetensors.torch import save_file
 from small import hospitals
 
@@ -169,7 +169,7 @@ def test_every_other_command_of_the_pages_is_one_that_exists():
                 pytest.fail(f"nobody checks the command {shlex.join(words)}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *STORIES], ids=lambda page: page.name)
 def test_targets_of_make_that_a_page_names_exist(page):
     """`make` and a word, in code type."""
     for target in re.findall(r"`make (\w+)`", page.read_text()):
@@ -182,7 +182,7 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *STORIES], ids=lambda page: page.name)
 def test_links_between_files_lead_somewhere(page):
     """Files exist, headings too; a picture may be awaited."""
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):

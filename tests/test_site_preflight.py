@@ -155,6 +155,17 @@ def test_what_is_only_odd_is_a_warning(tmp_path):
     ]
 
 
+def test_many_cases_without_a_label_are_one_line(tmp_path):
+    """Where few patients have a lesion, that is no news of each of the others."""
+    ids = ("p", "q", "r", "s", "t")
+    site = hospital(tmp_path, ids=ids)
+    for case in ids[1:]:
+        put(tmp_path, case, img=image(ids.index(case)), lab=np.zeros(SHAPE, np.uint8))
+    assert sentences(preflight.check(site), "warning")[1:] == [
+        "north: 4 of 5 label maps show none of the site's labels, q.nii.gz first",
+    ]
+
+
 def test_one_image_under_two_names(tmp_path):
     """A copy of a training case among the test cases is found by its bytes."""
     site = hospital(tmp_path, test=1)

@@ -1,5 +1,6 @@
 """`fedmerge fuse`: merge files that one already has."""
 
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -73,6 +74,33 @@ def fuse(
         screen.say(f"copied, being equal in all files and no floats: {', '.join(report.copied)}")
     for name, reason in report.left.items():
         screen.say(f"left out: {name}: {reason}")
+    for told in strangers(files, report.fused):
+        screen.complain(f"warning: {told}")
+
+
+def strangers(files: Sequence[Path], names: Sequence[str]) -> Iterator[str]:
+    """A sentence for each file of plain weights that shows no sign of a start in common with the first.
+
+    Contributions say what they began from, and were refused if that differs.
+    """
+    from safetensors import safe_open
+
+    from fedmerge.cli.inspect import Weights
+    from fedmerge.fusion import alike
+
+    with safe_open(files[0], framework="pt") as opened:
+        first = Weights(opened, "")
+        for path in files[1:]:
+            with safe_open(path, framework="pt") as another:
+                other = Weights(another, "")
+                if not all(name in first and name in other for name in names):
+                    continue
+                found = alike.cosine(first, other, names)
+                if found is not None and found < alike.STRANGERS:
+                    yield (
+                        f"{files[0]} and {path} do not look as if their trainings had begun at the same weights "
+                        f"(cosine {found:.2f}): what comes of them may be no model. docs/alignment.md has what helps"
+                    )
 
 
 def weights(text: str, count: int) -> list[float] | None:

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from fedmerge.errors import ConfigError, Refused
 
+STRANGERS = 0.1
+"""Below this cosine two models show no sign of a common start."""
+
 
 def sites(models: Sequence[object], who: Sequence[str] | None) -> tuple[str, ...]:
     """The names of the models for sentences: those given, or `model 0`, `model 1`, ...
@@ -48,3 +51,29 @@ def check(
                 raise Refused(f"{site}: {what}['{name}'] expected shape {want}, got {got}")
             if not own[name].is_floating_point():
                 raise Refused(f"{site}: {what}['{name}'] expected a float dtype, got {own[name].dtype}")
+
+
+def cosine(first: Mapping[str, Tensor], second: Mapping[str, Tensor], names: Sequence[str]) -> float | None:
+    """The cosine between the weights of two models, read one tensor at a time.
+
+    Training turns weights away from where they began, and not all the way: of models with a common start it is well
+    above 0, of others as near to 0 as chance has it. Only tensors of two axes and more count; biases and norms begin
+    alike everywhere.
+
+    Args:
+        first: weights by name.
+        second: likewise.
+        names: what is compared.
+
+    Returns:
+        the cosine; None where there is nothing to compare.
+    """
+    product = one = other = 0.0
+    for name in names:
+        a, b = first[name], second[name]
+        if a.ndim > 1:
+            a, b = a.double(), b.double()
+            product += float((a * b).sum())
+            one += float(a.square().sum())
+            other += float(b.square().sum())
+    return product / (one * other) ** 0.5 if one * other > 0 else None
