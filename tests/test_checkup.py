@@ -12,6 +12,7 @@ from made_plans import MEMBERS, trainings
 from test_site_preflight import image, label, put
 
 from fedmerge import cli
+from fedmerge.cli import site_check
 from fedmerge.trust import keys
 from server import consortium
 from sites import bundle, checkup
@@ -346,6 +347,15 @@ def test_a_campaign_of_the_coordinator_is_held_against_site_and_policy(command, 
     assert "the net sees 8 x 8 x 8 voxels" in printed
     assert "1 sources, 1 rows" in printed
     assert ("does not list 'second'" in printed) == (name == "second")
+
+
+def test_a_simulation_may_name_its_labels_by_a_table(tmp_path):
+    """What is asked of a site are the table's labels, not the letters of its name."""
+    data = '[site.data]\nfolder = "brains"\nlayout = "brats"\nlabels = "brats"\n'
+    path = tmp_path / "campaign.toml"
+    path.write_text(CAMPAIGN.format(name="first").replace('role = "source"', 'role = "source"\n' + data) + data)
+    parts = ("necrosis", "oedema", "enhancing")
+    assert site_check.asked(path).labels == {"north": parts, "harbour": parts}
 
 
 def test_a_folder_that_is_no_home_is_a_sentence(tmp_path, capsys):

@@ -59,19 +59,23 @@ def asked(path: Path) -> "Asked":
 
     from fedmerge import nets
     from server import plan
+    from sites import declared
     from sites.findings import Asked
     from sites.room import Load
 
     here = any("data" in site for site in table["site"])
     read = plan.read(path, deployed=not here)
     like = nets.on_meta(read.net, in_channels=1, out_channels=2)
-    told = {site["name"]: site.get("data", {}).get("labels", {}) for site in table["site"]}
+    told = {site["name"]: site["data"] for site in table["site"] if site.get("data", {}).get("labels")}
     return Asked(
         name=read.name,
         net=str(read.net["name"]),
         patch=read.patch,
         roles={member.name: member.role for member in read.members},
-        labels={name: tuple(labels) for name, labels in told.items() if labels},
+        labels={
+            name: tuple(declared.labels(data, "labels", f"{path}: {name}", str(data.get("layout", "msd")))[0])
+            for name, data in told.items()
+        },
         load=Load(sum(p.numel() for p in like.parameters()), len(read.sources), rows=len(read.rows())),
         field=read.field,
     )
