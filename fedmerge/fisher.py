@@ -127,6 +127,7 @@ def diagonal(
 
     Raises:
         NetError: a name is not the net's, or the gradient is not finite.
+        DeviceError: one of several devices that share the cases failed.
         DataError: no cases; a voxel that is not finite; an observed label that the net has no channel for; a case in
             pieces that vmap cannot take.
     """

@@ -148,7 +148,8 @@ class Run:
         that a caller who changes the net between two calls, as adaptation does, has it validated as it then is.
 
         Raises:
-            NetError: the loss is no longer finite.
+            NetError: the loss is no longer finite; or as `passes.Pass.ready`.
+            DeviceError: one of several devices failed.
         """
         self._began, was = time.perf_counter(), self.net.training
         self.net.train()

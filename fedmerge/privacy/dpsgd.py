@@ -90,6 +90,7 @@ def train(
         ConfigError: the settings validate, stop early, average or clip by themselves, or there is no patient; or the
             checkpoint is another run's.
         NetError: a layer looks at several cases at once, or a name is not the net's.
+        DeviceError: one of several devices that share the patients of a step failed.
     """
     check(net, settings)
     if not patients:
