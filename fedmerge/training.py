@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedmerge import averaging, devices, losses, optimiser, params, schedules
+from fedmerge import averaging, devices, losses, optimiser, params, schedules, stopping
 from fedmerge import checkpoint as disk
 from fedmerge.averaging import Average
 from fedmerge.errors import ConfigError, NetError
@@ -160,6 +160,9 @@ class Run:
                         self._record()
                     if self.stopped:
                         break
+                    if stopping.asked() and self._checkpoint is not None:
+                        self.save(self._checkpoint)
+                    stopping.look()
                     self._train_step()
                     self.step += 1
                     if self._checkpoint is not None and self._save_due():
@@ -175,6 +178,7 @@ class Run:
 
         Raises:
             NetError: the loss is no longer finite.
+            KeyboardInterrupt: threads are asked to end (`stopping`); what there is was saved.
         """
         self._began = time.perf_counter()
         if not self.records or self.records[-1].step != self.step:

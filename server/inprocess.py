@@ -18,6 +18,8 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedmerge import stopping
+
 log = logging.getLogger("fedmerge")
 
 SERVER = 1  # Flower numbers the nodes itself; here the server is 1 and the sites follow
@@ -142,6 +144,8 @@ def run(
     grid = InProcessGrid(client_app, run_config, nodes, workers, node_configs, names)
     context = Context(run_id=1, node_id=SERVER, node_config={}, state=RecordDict(), run_config=dict(run_config))
     try:
-        server_app(grid, context)
+        with stopping.threads_too():
+            server_app(grid, context)
     finally:
         grid.close()
+        stopping.over()

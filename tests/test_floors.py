@@ -13,6 +13,7 @@ FLOORS = {
     "fedmerge": 0,
     "fedmerge.params": 0,
     "fedmerge.errors": 0,
+    "fedmerge.stopping": 0,
     "fedmerge.answers": 1,
     "fedmerge.augment": 1,
     "fedmerge.bundle": 1,
