@@ -13,6 +13,13 @@ from test_training import batches, net
 from fedmerge import stopping
 from fedmerge.training import Run, Settings
 
+COMMAND = """
+import signal
+from fedmerge import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+cli.main()
+"""
 SETTINGS = Settings(steps=12, lr=1e-3, validate_every=0)
 
 
@@ -66,7 +73,7 @@ def test_ctrl_c_ends_a_simulation_in_the_middle_of_a_training(tmp_path):
     """It does not wait for the training's end; the command says how to go on."""
     plan, out = campaign(hospitals(tmp_path / "data")), tmp_path / "run"
     plan.write_text(plan.read_text().replace("steps = 6\n", "steps = 5000\n"))
-    command = [sys.executable, "-m", "fedmerge.cli", "simulate", plan, "--out", out]
+    command = [sys.executable, "-c", COMMAND, "simulate", plan, "--out", out]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         end = time.monotonic() + 120

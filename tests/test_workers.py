@@ -142,6 +142,7 @@ def test_what_a_worker_cannot_do_is_told(monkeypatch):
 
 
 SCRIPT = """
+import signal
 import time
 from pathlib import Path
 import torch
@@ -149,6 +150,7 @@ from fedmerge import devices, workers
 from fedmerge.devices import Hardware
 from test_workers import pid, waiting
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 with devices.using(Hardware("cpu", devices=2)):
     crew = workers.here(torch.device("cpu"))
     crew.hold(None, pid)
