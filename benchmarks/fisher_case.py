@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from fedmerge import devices, fisher, nets
+from fedmerge import devices, fisher, likelihood, nets
 
 ROUNDS, CASES, BOUND = 7, 4, 1.15
 SETTINGS = {"name": "isensee2017", "dims": 3, "base_filters": 8, "depth": 4}
@@ -34,7 +34,7 @@ def main() -> int:
     def passes() -> None:
         for image, label in cases:
             net.zero_grad()
-            fisher.log_likelihood(net(image[None]), label[None]).sum().backward()
+            likelihood.log_likelihood(net(image[None]), label[None]).sum().backward()
 
     work = {"pass": passes, "observed": lambda: diagonal("observed"), "sampled": lambda: diagonal("sampled")}
     taken: dict[str, list[float]] = {name: [] for name in work}

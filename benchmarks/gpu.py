@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedmerge import devices, fisher, losses, nets, params, partition
+from fedmerge import devices, fisher, likelihood, losses, nets, params, partition
 from fedmerge.devices import Hardware
 from fedmerge.fusion import fitting, mixing
 from fedmerge.training import Run, Settings
@@ -188,7 +188,7 @@ def fisher_cases(bench: Bench) -> tuple[Callable[[int], None], Callable[[int], N
         for _ in range(count):
             net.zero_grad()
             logits = net(image[None].to(bench.device))
-            fisher.log_likelihood(logits, label[None].to(bench.device)).sum().backward()
+            likelihood.log_likelihood(logits, label[None].to(bench.device)).sum().backward()
 
     return ours, passes
 

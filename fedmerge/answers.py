@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from fedmerge import fisher, heads, losses, measures, nets, regions
+from fedmerge import heads, losses, measures, nets, regions
 from fedmerge.errors import ConfigError
-from fedmerge.fisher import Likelihood
 from fedmerge.heads import Head
+from fedmerge.likelihood import SOFTMAX, Likelihood
 from fedmerge.measures import Measure
 from fedmerge.params import Params
 from fedmerge.regions import Regions
@@ -47,7 +47,7 @@ class Task:
     measure: Measure
     needed: Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
     stitch: Callable[[Sequence[str], Sequence[Head], Mapping[str, int]], Params]
-    likelihood: Likelihood = fisher.SOFTMAX
+    likelihood: Likelihood = SOFTMAX
     regions: Regions | None = None
 
     @property

@@ -25,9 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedmerge import fisher
 from fedmerge.errors import ConfigError
-from fedmerge.fisher import Likelihood
+from fedmerge.likelihood import ELSEWHERE, Likelihood
 
 Table = Mapping[str, Sequence[str]]  # name of a region -> its labels
 
@@ -144,12 +143,12 @@ def log_likelihood(logits: Tensor, truth: Tensor) -> Tensor:
 
     Args:
         logits: (B, R, *S) float.
-        truth: the same shape, 0 and 1, or `fisher.ELSEWHERE`.
+        truth: the same shape, 0 and 1, or `ELSEWHERE`.
 
     Returns:
         (B,) of the logits' dtype.
     """
-    counted = truth != fisher.ELSEWHERE
+    counted = truth != ELSEWHERE
     there = torch.where(counted, truth, 0).to(logits.dtype)
     voxels = F.binary_cross_entropy_with_logits(logits, there, reduction="none") * counted
     return -voxels.reshape(len(logits), -1).sum(1)

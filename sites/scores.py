@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedmerge import fisher, losses
-from fedmerge.fisher import Likelihood
+from fedmerge import losses
+from fedmerge.likelihood import SOFTMAX, Likelihood
 from fedmerge.privacy import separation
 from fedmerge.privacy.separation import Array, Roc
 from sites.cases import Loaded
@@ -53,9 +53,7 @@ def finding(attack: str, inside: Mapping[str, float], outside: Mapping[str, floa
     return Finding(attack, separation.roc([*inside.values()], [*outside.values()]), "", inside, outside)
 
 
-def evaluated(
-    net: nn.Module, case: Loaded, loss: losses.Loss, likelihood: Likelihood = fisher.SOFTMAX
-) -> tuple[float, float]:
+def evaluated(net: nn.Module, case: Loaded, loss: losses.Loss, likelihood: Likelihood = SOFTMAX) -> tuple[float, float]:
     """A case's training loss, and its mean negative log-likelihood over voxels, in evaluation mode and float32."""
     where, was = next(net.parameters()).device, net.training
     net.eval()

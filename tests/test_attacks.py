@@ -9,7 +9,7 @@ from scipy.stats import norm
 from small_nets import FUSABLE, NORMS, cases, make
 from torch import nn
 
-from fedmerge import fisher, training
+from fedmerge import fisher, likelihood, training
 from fedmerge.errors import DataError
 from fedmerge.privacy import attacks, separation
 
@@ -136,7 +136,7 @@ class Memory(nn.Module):
 def losses(net, patients):
     """The mean negative log-likelihood of each patient's labels."""
     with torch.no_grad():
-        return [-fisher.log_likelihood(net(x[None]), y[None]).item() / y.numel() for x, y in patients]
+        return [-likelihood.log_likelihood(net(x[None]), y[None]).item() / y.numel() for x, y in patients]
 
 
 def test_a_model_that_memorises_is_caught_and_one_that_never_saw_them_is_not():
@@ -146,7 +146,7 @@ def test_a_model_that_memorises_is_caught_and_one_that_never_saw_them_is_not():
     torch.manual_seed(0)
     net = Memory()
     x, y = (torch.stack(part) for part in zip(*members))
-    loss = lambda logits, labels: -fisher.log_likelihood(logits, labels).mean() / 36  # noqa: E731
+    loss = lambda logits, labels: -likelihood.log_likelihood(logits, labels).mean() / 36  # noqa: E731
     training.train(net, lambda step: (x, y), training.Settings(steps=150, lr=1e-2), seed=0, device="cpu",
                    precision="float32", loss=loss)  # fmt: skip
     caught = separation.roc(attacks.loss_threshold(losses(net, members)), attacks.loss_threshold(losses(net, others)))

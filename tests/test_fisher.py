@@ -8,7 +8,7 @@ import small_nets
 import torch
 from torch import nn
 
-from fedmerge import fisher, nets
+from fedmerge import fisher, likelihood, nets
 from fedmerge.errors import DataError, NetError, Refused
 
 NAMES = (*small_nets.FUSABLE, *small_nets.NORMS)
@@ -112,7 +112,7 @@ def test_sampling_inverts_the_distribution():
     """Probabilities .2 .3 .5: the label steps up where the random number passes .2 and .5."""
     logits = torch.tensor([0.2, 0.3, 0.5]).log().reshape(1, 3, 1).expand(1, 3, 6)
     uniform = torch.tensor([[0.0, 0.19, 0.21, 0.49, 0.51, 0.999]])
-    assert fisher.sample(logits, uniform).tolist() == [[0, 0, 1, 1, 2, 2]]
+    assert likelihood.sample(logits, uniform).tolist() == [[0, 0, 1, 1, 2, 2]]
 
 
 def test_the_log_likelihood_sums_over_voxels_and_not_over_cases():
@@ -120,8 +120,8 @@ def test_the_log_likelihood_sums_over_voxels_and_not_over_cases():
     logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
     expected = torch.stack([sum(logits[b, :, i, j].log_softmax(0)[labels[b, i, j]]
                                 for i in range(4) for j in range(5)) for b in range(2)])  # fmt: skip
-    torch.testing.assert_close(fisher.log_likelihood(logits, labels), expected)
-    torch.testing.assert_close(fisher.log_likelihood(logits, labels.unsqueeze(1)), expected)
+    torch.testing.assert_close(likelihood.log_likelihood(logits, labels), expected)
+    torch.testing.assert_close(likelihood.log_likelihood(logits, labels.unsqueeze(1)), expected)
 
 
 def test_dropout_is_off_meanwhile_and_everything_is_put_back():
@@ -153,7 +153,7 @@ def test_another_likelihood_can_be_passed():
     whole = fisher.diagonal(small_nets.make(), small_nets.cases(), NAMES, labels="observed")
     half = fisher.diagonal(
         small_nets.make(), small_nets.cases(), NAMES, labels="observed",
-        likelihood=fisher.SOFTMAX._replace(log=lambda z, y: 0.5 * fisher.log_likelihood(z, y)),
+        likelihood=likelihood.SOFTMAX._replace(log=lambda z, y: 0.5 * likelihood.log_likelihood(z, y)),
     )  # fmt: skip
     for name in NAMES:
         torch.testing.assert_close(half[name], whole[name] / 4)

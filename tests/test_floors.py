@@ -24,6 +24,7 @@ FLOORS = {
     "fedmerge.devices": 1,
     "fedmerge.dropout": 1,
     "fedmerge.labelfiles": 1,
+    "fedmerge.likelihood": 1,
     "fedmerge.link": 1,
     "fedmerge.loader": 1,
     "fedmerge.logs": 1,

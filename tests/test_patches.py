@@ -8,7 +8,7 @@ import torch
 from made_cases import decathlon, site_of, write
 from torch import nn
 
-from fedmerge import fisher
+from fedmerge import fisher, likelihood
 from fedmerge.errors import ConfigError, DataError
 from sites import cases, patches, preprocess, private
 from sites.loading import Case
@@ -151,7 +151,7 @@ def test_the_fisher_of_tiles_is_the_square_of_the_sum_of_their_gradients(labels)
             uniform = torch.rand((len(pair), *WINDOW), generator=draws).double()
             for tile, numbers in zip(pair, uniform):
                 logits = net(tile.image[None].double())
-                truth = tile.label.long()[0] if labels == "observed" else fisher.sample(logits, numbers[None])[0]
+                truth = tile.label.long()[0] if labels == "observed" else likelihood.sample(logits, numbers[None])[0]
                 log_p = logits.log_softmax(1)[0].gather(0, truth[None])[0]
                 for t, g in zip(total, torch.autograd.grad(log_p[tile.own].sum(), list(net.parameters()))):
                     t += g

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedmerge import answers, fisher, heads, losses, penalties, regions
+from fedmerge import answers, fisher, heads, likelihood, losses, penalties, regions
 from fedmerge.errors import ConfigError, DataError, NetError
 from sites import cases, patches, preprocess
 from sites.labels import TABLES
@@ -115,7 +115,7 @@ def test_one_region_is_a_softmax_of_two_with_the_difference_of_their_logits():
     z = z.double()
     single = z[:, 1:] - z[:, :1]
     torch.testing.assert_close(losses.dice_bce(one.read)(single, labels), losses.dice_ce()(z, labels))
-    torch.testing.assert_close(regions.log_likelihood(single, one.read(labels)), fisher.log_likelihood(z, labels))
+    torch.testing.assert_close(regions.log_likelihood(single, one.read(labels)), likelihood.log_likelihood(z, labels))
     other = z.flip(2)
     torch.testing.assert_close(
         penalties.distillation(single, other[:, 1:] - other[:, :1], 2.0, regions=True),
