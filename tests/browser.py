@@ -69,3 +69,16 @@ def until(page, holds, seconds=5.0):
     while not holds():
         assert time.monotonic() < end, "the page did not come to it in time"
         page.wait_for_timeout(15)
+
+
+def tab_through_viewer(page):
+    """Tabbing comes to each button, list, box and slider of the viewer, the planes as one, and its three panels."""
+    wanted = page.locator("#viewer button, #viewer select, #viewer input:not([type=radio])").count() + 3 + 1
+    reached = set()
+    page.locator("#viewer-before").focus()
+    for _ in range(wanted + 5):
+        reached.add(page.evaluate("[...document.querySelectorAll('*')].indexOf(document.activeElement)"))
+        page.keyboard.press("Tab")
+        if not page.evaluate("document.querySelector('#viewer').contains(document.activeElement)"):
+            break
+    assert len(reached) == wanted
