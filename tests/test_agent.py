@@ -128,7 +128,7 @@ def test_an_agent_killed_in_the_middle_of_a_training_costs_no_more_than_its_last
         while time.monotonic() < end and not list((work / "checkpoints").glob("*.safetensors")):
             time.sleep(0.005)
         north.kill()
-        trained = list((work / "contributions").glob("*"))
+        trained = list((work / "contributions").glob("*.safetensors"))
         north.start()
         thread.join(100)
     assert trained == []
