@@ -11,6 +11,7 @@ import tomli_w
 from made_up import row, stages
 
 from fedmerge import measures, results
+from fedmerge.pages import cases as packing
 from fedmerge.pages import net
 from sites import volumes
 
@@ -146,3 +147,18 @@ def images(folder, ids, labels, shape, methods):
         "training": [{"image": f"./imagesTr/{c}.nii.gz", "label": f"./labelsTr/{c}.nii.gz"} for c in ids],
     }
     Path(folder / "data/dataset.json").write_text(json.dumps(told))
+
+
+AFFINE = np.array([[1, 0.1, 0, -7], [-0.05, 2, 0, 5], [0, 0, 3, 11], [0, 0, 0, 1]])
+
+
+def example(shape=(20, 24, 16), seed=0):
+    """A case for the page, with a body and noise."""
+    dice = np.random.default_rng(seed)
+    image = dice.normal(0, 1, shape)
+    image[4:15, 5:20, 3:12] += 200
+    truth = np.zeros(shape, np.uint8)
+    truth[6:10, 8:12, 5:8] = 3
+    return packing.Shown(
+        f"c{seed}", image, truth, {"m": np.roll(truth, 1, 0)}, AFFINE, (1.0, 2.0, 3.0), {"m": {"dice": 0.5}}
+    )

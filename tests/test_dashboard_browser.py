@@ -1,5 +1,6 @@
 """The dashboard in a real browser, beside a simulation that runs: every control, by mouse and by keys."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -347,7 +348,7 @@ def test_a_site_that_goes_and_comes_is_told_to_those_who_do_not_see(chromium, tm
 
 def test_a_dashboard_that_has_ended_is_said(chromium, tmp_path):
     """And from when on what is shown is old; the browser itself complains of the connection, and nobody else."""
-    with contextless(chromium, tmp_path / "run") as (page, complaints, end):
+    with endable(chromium, tmp_path / "run") as (page, complaints, end):
         until(page, lambda: says(page, "state").startswith("waiting"), 20)
         assert page.locator("#lost").is_hidden()
         end()
@@ -356,22 +357,13 @@ def test_a_dashboard_that_has_ended_is_said(chromium, tmp_path):
     assert all("ERR_CONNECTION_REFUSED" in one for one in complaints)
 
 
-class contextless:  # noqa: N801 - used as a function
-    """A page whose dashboard can be ended before the page is."""
-
-    def __init__(self, chromium, out):
-        self._served = dashboards.serve(out)
-        self._page = None
-        self._chromium = chromium
-
-    def __enter__(self):
-        there = self._served.__enter__()
-        self._page = dashboards.page(self._chromium, there.address)
-        page, complaints = self._page.__enter__()
-        return page, complaints, lambda: self._served.__exit__(None, None, None)
-
-    def __exit__(self, *told):
-        self._page.__exit__(*told)
+@contextlib.contextmanager
+def endable(chromium, out):
+    """A page whose dashboard can be ended before the page is: (page, complaints, what ends it)."""
+    with contextlib.ExitStack() as served:
+        there = served.enter_context(dashboards.serve(out))
+        with dashboards.page(chromium, there.address) as (page, complaints):
+            yield page, complaints, served.close
 
 
 def test_names_that_are_markup_are_shown_letter_by_letter(chromium, tmp_path):
